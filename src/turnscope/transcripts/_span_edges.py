@@ -1,0 +1,66 @@
+"""Headers and footers: the template's own tokens around the content of each turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from turnscope.transcripts._span_types import TurnSpan
+
+
+def with_edges(spans: Sequence[TurnSpan], token_ids: Sequence[int], bos: int | None) -> list[TurnSpan]:
+    """Give every shown turn its header and footer.
+
+    What closes the last turn (all tokens after it) is the footer. A gap between two turns starts with as much of that
+    footer as it repeats, and the header of the next turn begins after the footer's last repeat: so a system prompt
+    that the template put in by itself belongs to no turn. Turns that are not shown stand, with no tokens, where the
+    turn before them ends.
+    """
+    shown = sorted((span for span in spans if span.end > span.start), key=lambda span: span.start)
+    tail = list(token_ids[shown[-1].end :]) if shown else []
+    if shown and shown[-1].index != len(spans) - 1:
+        # What follows also holds the scaffold of later, empty or dropped turns: keep what every gap starts with.
+        for before, after in pairwise(shown):
+            tail = tail[: _repeated(token_ids[before.end : after.start], tail)]
+    headers: dict[int, int] = {}
+    footers: dict[int, int] = {}
+    free = 0  # where the turn before, footer and all, ends
+    for position, span in enumerate(shown):
+        if position:
+            before = shown[position - 1]
+            free = before.end + _repeated(token_ids[before.end : span.start], tail)
+            footers[before.index] = free
+        header = free + _after_last(token_ids[free : span.start], tail)
+        if header == 0 and span.start and token_ids[0] == bos:
+            header = 1
+        headers[span.index] = header
+    if shown:
+        closes = shown[-1].index == len(spans) - 1 or not tail
+        footers[shown[-1].index] = len(token_ids) if closes else shown[-1].end + len(tail)
+    out: list[TurnSpan] = []
+    last = 0
+    for span in spans:
+        if span.index in headers:
+            last = footers[span.index]
+            out.append(replace(span, header_start=headers[span.index], footer_end=last))
+        else:
+            out.append(replace(span, start=last, end=last, header_start=last, footer_end=last))
+    return out
+
+
+def _repeated(gap: Sequence[int], tail: Sequence[int]) -> int:
+    """How many tokens of `tail` the gap begins with."""
+    count = 0
+    while count < min(len(gap), len(tail)) and gap[count] == tail[count]:
+        count += 1
+    return count
+
+
+def _after_last(gap: Sequence[int], tail: Sequence[int]) -> int:
+    """Where in `gap` the last repeat of the footer ends; 0 without one."""
+    if tail:
+        for at in range(len(gap) - 1, -1, -1):
+            if gap[at] == tail[0]:
+                return at + _repeated(gap[at:], tail)
+    return 0

@@ -1,0 +1,88 @@
+"""What a rendered conversation is made of, and which tokens a turn is averaged over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from turnscope.artifacts.errors import ConfigError
+from turnscope.transcripts.conversation import PartKind
+
+Status = Literal["exact", "dropped", "ambiguous", "unverified", "empty"]
+Method = Literal["sentinel", "sentinel_per_turn", "ordered_search", "common_prefix", "none"]
+TokenSet = Literal["content", "with_header", "all"]
+Policy = Literal["full_render", "as_of_turn"]
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, slots=True)
+class PartSpan:
+    """The tokens [start, end) of one piece of one part; several pieces where a template cuts a text at its tags."""
+
+    part: int
+    kind: PartKind
+    start: int
+    end: int
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSpan:
+    """The half-open token ranges of a turn.
+
+    [start, end) is its content: from the first token of its first shown part to the last of its last one. `boundary`
+    lists tokens in there that are left out of the mean: those that straddle an edge, and what the template writes
+    between two parts. [header_start, start) is what opens the turn, [end, footer_end) what closes it. A turn that is
+    not in the render has four equal numbers.
+    """
+
+    index: int
+    role: str
+    start: int
+    end: int
+    header_start: int
+    footer_end: int
+    status: Status
+    boundary: tuple[int, ...] = ()
+    method: Method = "sentinel"
+    parts: tuple[PartSpan, ...] = ()
+
+    @property
+    def n_content(self) -> int:
+        """How many tokens the content mean is taken over."""
+        return self.end - self.start - len(self.boundary)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as tokens. `status`: `refused` (no tokens, `reason` says why) or the worst of its turns."""
+
+    token_ids: list[int]
+    turns: tuple[TurnSpan, ...]
+    status: Status | Literal["refused"]
+    method: Method
+    counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    text: str = ""
+    reason: str = ""
+    notice: str = ""
+
+
+def token_rows(span: TurnSpan, token_set: str) -> list[int]:
+    """The tokens averaged for a turn.
+
+    Args:
+        span: of any status; whether an unverified one may be used is the caller's decision.
+        token_set: `content`; `with_header`, from the header on; `all`, footer too.
+    """
+    if token_set == "content":
+        left_out = set(span.boundary)
+        return [token for token in range(span.start, span.end) if token not in left_out]
+    if token_set == "with_header":
+        # With the header in, a token astride header and content is inside; one astride the footer still is not.
+        end = span.end - 1 if span.boundary and span.boundary[-1] == span.end - 1 else span.end
+        return list(range(span.header_start, end))
+    if token_set == "all":
+        return list(range(span.header_start, span.footer_end))
+    raise ConfigError(f"no such token set: {token_set}", fix=f"one of {', '.join(get_args(TokenSet))}")
