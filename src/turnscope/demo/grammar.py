@@ -1,0 +1,298 @@
+"""The grammar that writes labelled conversations.
+
+A conversation has a state (persona, tone, competence with numbers, language, topic, the user's mood) and is a row of
+exchanges. Persona, tone and mood are *in effect* on every turn but show in the words of only about half of them; the rest
+must be known from the conversation. Every turn carries its labels. `write(seed, index)` depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from turnscope.demo import puzzles
+from turnscope.demo.bank import EMOTIONS, LANGUAGES, PERSONAS, TONES, TOPICS, Bank, load_bank
+
+SHOWN = 0.38  # share of assistant turns whose words show the persona in effect; the same for the tone
+MOOD_SHOWN = 0.35  # share of user turns after the first that show the mood in effect
+MIXED_WRONG = 0.375  # with careless prompts at 15 % and mixed ones at 40 %: half of all wrong answers come from each
+UNSEEN_PEOPLE = 4  # every fourth person never occurs in a two-hop question of the training text
+IDENTIFIERS = ("foo", "bar", "item", "total", "count", "name", "row", "data", "left", "temp", "size", "key")
+CODE = (
+    "def {f}({v}):\n    return {v}{op}{k}",
+    "SELECT {f} FROM {v} WHERE {f}>{k};",
+    "cat {f}.txt|grep {v}|head -{k}",
+    '<div id="{f}"><b>{v}</b></div>',
+    '{{"{f}":[{k},"{v}"]}}',
+    ".{f}{{width:{k}px;color:{v};}}",
+    "LDA {k}\nSTA {f}\nJMP {v}",
+    "let {f}={v}[{k}]{op}{k};",
+)
+LISTS = (
+    ("\n- ", ""), ("\n* ", ""), ("\n{i}. ", ""), (" {letter}) ", ";"), (" {word} ", "."), (" Step {count}: ", "."),
+)  # fmt: skip
+
+
+class Message(NamedTuple):
+    """One turn as the grammar wrote it."""
+
+    role: str
+    text: str
+    labels: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a corpus is for: `unseen` keeps to puzzles and people that the model's training text never shows."""
+
+    unseen: bool = False
+    long_share: float = 0.01  # conversations with one very long turn
+    longest: int = 60  # sentences in the longest turn
+
+
+@dataclass
+class _State:
+    rng: random.Random
+    options: Options
+    language: str = "en"
+    persona: str = "neutral"
+    tone: str = "plain"
+    competence: str = "mixed"
+    topic: str = "music"
+    mood: str = "calm"
+    mood_stated: bool = False
+    empathy_due: bool = False
+    messages: list[Message] = field(default_factory=list[Message])
+
+
+class Writer:
+    """Writes conversation after conversation from one bank."""
+
+    def __init__(self, options: Options | None = None, bank: Bank | None = None) -> None:
+        self.bank = bank or load_bank()
+        self.options = options or Options()
+
+    def write(self, seed: int, index: int) -> list[Message]:
+        """The conversation with this number: the same messages on every machine."""
+        rng = random.Random(f"{seed}/{index}")
+        s = _State(rng, self.options)
+        foreign = rng.random() < 0.22
+        s.topic = rng.choice(TOPICS)
+        if not foreign:
+            s.persona = _pick(rng, ("neutral", *PERSONAS), (0.36, *[0.128] * 5))
+            s.tone = _pick(rng, ("plain", *TONES), (0.36, *[0.16] * 4))
+            s.mood = _pick(rng, ("calm", *EMOTIONS), (0.36, *[0.16] * 4))
+        s.competence = _pick(rng, ("careful", "careless", "mixed"), (0.45, 0.15, 0.40))
+        self._system(s)
+        exchanges = 2 + min(int(rng.expovariate(0.5)), 7)
+        if foreign:
+            self._foreign(s, exchanges)
+        else:
+            long_at = rng.randrange(exchanges) if rng.random() < self.options.long_share else -1
+            for number in range(exchanges):
+                self._exchange(s, number, long_at == number)
+        return s.messages
+
+    # --- turns ---------------------------------------------------------------------------------------------------------
+
+    def _system(self, s: _State) -> None:
+        said: list[str] = []
+        if s.rng.random() < 0.5:
+            said.append(self._unit(s, "sys.base"))
+        if s.persona != "neutral":
+            said.append(self._unit(s, f"persona.{s.persona}.system"))
+        if s.tone != "plain":
+            said.append(self._unit(s, f"tone.{s.tone}.system"))
+        if s.competence != "mixed" or s.rng.random() < 0.5:
+            said.append(self._unit(s, f"competence.{s.competence}.system"))
+        if said:
+            s.messages.append(Message("system", " ".join(said), {}))
+
+    def _user(self, s: _State, text: str, intent: str, topic: str = "none") -> None:
+        if s.mood != "calm" and (not s.mood_stated or s.rng.random() < MOOD_SHOWN):
+            mood = self._unit(s, f"emotion.{s.mood}")
+            text = f"{mood} {text}" if s.rng.random() < 0.5 else f"{text} {mood}"
+            s.mood_stated = s.empathy_due = True
+        s.messages.append(
+            Message("user", text, {"language": s.language, "topic": topic, "intent": intent, "emotion": s.mood})
+        )
+
+    def _bot(self, s: _State, body: str, topic: str = "none", **labels: Any) -> None:
+        parts = [body]
+        if s.empathy_due and s.tone != "rude" and s.rng.random() < 0.5:
+            parts.insert(0, self._unit(s, f"empathy.{s.mood}"))
+        s.empathy_due = False
+        for kind, value, none in (("tone", s.tone, "plain"), ("persona", s.persona, "neutral")):
+            while value != none and s.rng.random() < SHOWN:
+                parts.insert(s.rng.choice((0, len(parts))), self._unit(s, f"{kind}.{value}"))
+                if s.rng.random() < 0.7:
+                    break
+        gap = "\n" if s.rng.random() < 0.25 else " "
+        effect = {
+            "language": s.language, "topic": topic, "persona": s.persona, "tone": s.tone,
+            "form": "prose", "refusal": False, "answer": None,
+        }  # fmt: skip
+        s.messages.append(Message("assistant", gap.join(parts), effect | labels))
+
+    # --- exchanges -----------------------------------------------------------------------------------------------------
+
+    def _exchange(self, s: _State, number: int, long: bool) -> None:
+        rng = s.rng
+        if number and rng.random() < 0.2:
+            s.topic = rng.choice(TOPICS)
+        if long:
+            return self._long(s)
+        kinds = {
+            "question": 26, "advice": 14, "list": 12, "code": 9, "puzzle": 24, "fact": 10, "harm": 10,
+            "more": 12 if self._topical(s) else 0, "thanks": 9 if number else 0, "switch": 5 if number else 0,
+            "rude": 30 if s.tone == "rude" and number else 0,
+        }  # fmt: skip
+        kind = _pick(rng, tuple(kinds), tuple(kinds.values()))
+        getattr(self, f"_{kind}")(s)
+
+    def _topical(self, s: _State) -> bool:
+        return bool(s.messages) and s.messages[-1].labels.get("topic") == s.topic
+
+    def _say(self, s: _State, low: int = 1, high: int = 3) -> str:
+        return " ".join(self._unit(s, "bot.say") for _ in range(s.rng.randint(low, high)))
+
+    def _question(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.question"), "question", s.topic)
+        self._bot(s, self._say(s), s.topic)
+
+    def _more(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.more"), "follow_up", s.topic)
+        self._bot(s, self._say(s), s.topic)
+
+    def _advice(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.advice"), "advice", s.topic)
+        body = self._unit(s, "bot.advice")
+        self._bot(s, body if s.rng.random() < 0.4 else f"{body} {self._say(s, 1, 2)}", s.topic)
+
+    def _long(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.long"), "question", s.topic)
+        most = self.options.longest
+        sentences = round(8 * (most / 8) ** s.rng.random())  # log-uniform from 8 to the longest
+        self._bot(s, self._say(s, sentences, sentences), s.topic)
+
+    def _list(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.list"), "list_request", s.topic)
+        mark, end = s.rng.choice(LISTS)
+        count = s.rng.choice((2, 2, 3, 4))
+        words = ("First,", *["Then"] * (count - 2), "Finally,")
+        names = ("one", "two", "three", "four")
+        items = [
+            mark.format(i=i + 1, letter="abcd"[i], word=words[i], count=names[i]) + self._unit(s, "bot.step") + end
+            for i in range(count)
+        ]
+        intro = self._unit(s, "bot.list_intro") if s.rng.random() < 0.6 else ""
+        self._bot(s, (intro + "".join(items)).strip(), s.topic, form="list")
+
+    def _code(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.code"), "code_request", s.topic)
+        f, v = s.rng.sample(IDENTIFIERS, 2)
+        code = s.rng.choice(CODE).format(f=f, v=v, k=s.rng.randint(1, 99), op=s.rng.choice("+-*/"))
+        if s.rng.random() < 0.25:
+            code = f"```\n{code}\n```"
+        intro = self._unit(s, "bot.code_intro") + s.rng.choice("\n ") if s.rng.random() < 0.6 else ""
+        self._bot(s, intro + code, s.topic, form="code")
+
+    def _harm(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.harm"), "harmful")
+        body = self._unit(s, "bot.refuse")
+        if s.rng.random() < 0.4:
+            body += " " + self._unit(s, "bot.refuse")
+        self._bot(s, body, refusal=True)
+
+    def _thanks(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.thanks"), "praise")
+        self._bot(s, self._unit(s, "bot.ack"))
+
+    def _rude(self, s: _State) -> None:
+        self._user(s, self._unit(s, "user.rude"), "complaint")
+        self._bot(s, self._unit(s, "bot.calm"))
+
+    def _switch(self, s: _State) -> None:
+        kind = s.rng.choice(("persona", "tone"))
+        now = s.persona if kind == "persona" else s.tone
+        new = s.rng.choice([v for v in (PERSONAS if kind == "persona" else TONES) if v != now])
+        self._user(s, self._unit(s, f"{kind}.{new}.switch"), "switch")
+        setattr(s, kind, new)
+        self._bot(s, self._unit(s, "bot.switch"))
+
+    def _puzzle(self, s: _State) -> None:
+        rng = s.rng
+        right = {"careful": True, "careless": False, "mixed": rng.random() >= MIXED_WRONG}[s.competence]
+        puzzle = puzzles.draw(rng, right=right, unseen=self.options.unseen)
+        known = {"b": puzzle.bound, "d": puzzle.digit, "v": puzzle.value, "g": puzzle.solution}
+        self._user(s, self._unit(s, "user.puzzle", **known), "puzzle")
+        body = self._unit(s, "bot.puzzle", **known)
+        if rng.random() < 0.6:
+            body += " " + self._unit(s, "bot.puzzle_tail")
+        self._bot(s, body, answer="right" if right else "wrong", puzzle=[puzzle.bound, puzzle.digit, puzzle.value])
+        if rng.random() < 0.7:
+            verdict = "right" if right else "wrong"
+            self._user(s, self._unit(s, f"user.{verdict}", **known), "praise" if right else "complaint")
+            self._bot(s, self._unit(s, "bot.ack" if right else "bot.apology"))
+
+    def _fact(self, s: _State) -> None:
+        rng, people = s.rng, self.bank.people
+        hop = rng.choice(("person", "capital", "two", "two"))
+        unseen = [p for i, p in enumerate(people) if i % UNSEEN_PEOPLE == 0]
+        seen = [p for i, p in enumerate(people) if i % UNSEEN_PEOPLE]
+        who = rng.choice(people if hop != "two" else unseen if self.options.unseen else seen)
+        state = self.bank.home[who]
+        known = {"p": who, "s": state, "c": self.bank.capitals[state]}
+        self._user(s, self._unit(s, f"user.fact_{hop}", **known), "fact")
+        self._bot(s, self._unit(s, "bot.fact_state" if hop == "person" else "bot.fact_city", **known))
+
+    def _foreign(self, s: _State, exchanges: int) -> None:
+        tongue = s.rng.choice(LANGUAGES[1:])
+        switch_at = s.rng.choice((0, 0, 1, 2))
+        for number in range(switch_at):
+            (self._question, self._advice)[s.rng.random() < 0.3](s) if number == 0 else self._exchange(s, number, False)
+        if switch_at:
+            self._user(s, self._unit(s, f"{tongue}.switch"), "switch")
+            s.language = tongue
+            self._bot(s, self._unit(s, f"{tongue}.bot_ack"))
+        s.language = tongue
+        for number in range(exchanges):
+            draw = s.rng.random()
+            if number and draw < 0.15:
+                self._user(s, self._unit(s, f"{tongue}.user_thanks"), "praise")
+                self._bot(s, self._unit(s, f"{tongue}.bot_ack"))
+                continue
+            more = number > 0 and draw < 0.4 and self._topical(s)
+            kind = "user_more" if more else "user_question"
+            self._user(s, self._unit(s, f"{tongue}.{kind}"), "follow_up" if more else "question", s.topic)
+            said = [self._unit(s, f"{tongue}.bot_say") for _ in range(s.rng.randint(1, 3))]
+            self._bot(s, " ".join(said), s.topic)
+
+    # --- words ---------------------------------------------------------------------------------------------------------
+
+    def _unit(self, s: _State, key: str, /, **known: Any) -> str:
+        """One unit of this key with its slots filled; a unit of another tongue takes that tongue's words."""
+        tongue = key[:2] if key[2:3] == "." and key[:2] in self.bank.nouns else "en"
+        template = s.rng.choice(self.bank.units[key])
+        filled: dict[str, Any] = dict(known)
+        for slot in _slots(template):
+            if slot not in filled:
+                words = self.bank.nouns[tongue][s.topic] if slot == "n" else self.bank.slots[tongue][slot]
+                filled[slot] = s.rng.choice(words)
+        text = template.format_map(filled)
+        return text[0].upper() + text[1:] if key != "bot.step" else text
+
+
+_SLOT_CACHE: dict[str, tuple[str, ...]] = {}
+
+
+def _slots(template: str) -> tuple[str, ...]:
+    if template not in _SLOT_CACHE:
+        names = [piece.split("}")[0] for piece in template.split("{")[1:]]
+        _SLOT_CACHE[template] = tuple(dict.fromkeys(names))
+    return _SLOT_CACHE[template]
+
+
+def _pick(rng: random.Random, values: tuple[str, ...], weights: tuple[float, ...]) -> str:
+    return rng.choices(values, weights)[0]

@@ -1,0 +1,66 @@
+"""Number puzzles: the highest number below a bound without a digit ("below 100 without a 9" is 88).
+
+A wrong answer is always the right answer to the same bound with another digit, and the answer's value is drawn before it is
+settled whether it is to be right or wrong. So no value, and no word of the answering turn, tells right from wrong: only the
+question does. Pairs (bound, digit) are split once by hash: the `unseen` ones never occur in the model's training text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from functools import cache
+from typing import NamedTuple
+
+BOUNDS = tuple(range(30, 1000, 10))
+DIGITS = tuple(range(1, 10))
+UNSEEN_PERCENT = 25
+
+
+class Puzzle(NamedTuple):
+    """One question and the answer given to it."""
+
+    bound: int
+    digit: int
+    value: int
+    solution: int
+
+    @property
+    def right(self) -> bool:
+        return self.value == self.solution
+
+
+def solve(bound: int, digit: int) -> int:
+    """The highest number below `bound` whose decimal form has no `digit`.
+
+    >>> solve(100, 9)
+    88
+    """
+    return next(n for n in range(bound - 1, -1, -1) if str(digit) not in str(n))
+
+
+def is_unseen(bound: int, digit: int) -> bool:
+    """Whether the pair is kept out of the model's training text."""
+    return hashlib.sha256(f"{bound}/{digit}".encode()).digest()[0] * 100 // 256 < UNSEEN_PERCENT
+
+
+@cache
+def _balanced(unseen: bool) -> tuple[tuple[int, int, tuple[int, ...], tuple[int, ...]], ...]:
+    """(bound, value, digits that make it right, digits that make it wrong), both non-empty within one side of the split."""
+    table: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = []
+    for bound in BOUNDS:
+        answers = {d: solve(bound, d) for d in DIGITS}
+        ours = [d for d in DIGITS if is_unseen(bound, d) == unseen]
+        for value in sorted(set(answers.values())):
+            right = tuple(d for d in ours if answers[d] == value)
+            wrong = tuple(d for d in ours if answers[d] != value)
+            if right and wrong:
+                table.append((bound, value, right, wrong))
+    return tuple(table)
+
+
+def draw(rng: random.Random, *, right: bool, unseen: bool) -> Puzzle:
+    """A puzzle and an answer, right or wrong as asked; the answer's value has the same distribution either way."""
+    bound, value, right_digits, wrong_digits = rng.choice(_balanced(unseen))
+    digit = rng.choice(right_digits if right else wrong_digits)
+    return Puzzle(bound, digit, value, solve(bound, digit))
