@@ -1,0 +1,98 @@
+"""Settings of one training run. `None` means "choose by the data at hand": `defaults.resolve_defaults` says how."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from turnscope.artifacts import Config
+
+
+class _Shared(Config):
+    """Settings that have one default for all data; shared by what a user gives and what a manifest records.
+
+    All counts of data are in samples (rows of the run's own unit), never in tokens of a turn run: a rule of "dead after
+    10M tokens" would never trigger in 4.7M turns, and would leave the auxiliary loss silently off (METHODS 7.14, 11).
+    """
+
+    unit: Literal["turn", "token"] = "turn"
+    architecture: Literal["batchtopk", "topk"] = "batchtopk"
+    warmup_share: float = Field(default=0.05, ge=0, le=1)
+    decay_share: float = Field(default=0.2, ge=0, le=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    auxk_coefficient: float = Field(default=1 / 32, ge=0)
+    init_data_share: float = Field(default=0.8, ge=0, le=1)
+    """Share p of a centred data point in each initial direction, the rest a random one (METHODS 3.3)."""
+    threshold_beta: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the running mean of the smallest kept activation."""
+    held_rows: int = Field(default=16_384, ge=2)
+    """Rows kept from training: one half sets the final threshold, the other gives the figures."""
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.warmup_share + self.decay_share > 1:
+            raise ValueError("warmup_share and decay_share together exceed the whole run")
+        return self
+
+
+class TrainConfig(_Shared):
+    """One sparse autoencoder from one activation source. None: chosen by the data, see `defaults.resolve_defaults`."""
+
+    source: Path | None = None
+    """Activation store folder. None when a source object is passed to `run`."""
+    out: Path
+    """Folder of the finished `sae` artifact."""
+
+    n_features: int | None = Field(default=None, ge=1)
+    k: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data; give this or `n_samples`, not both."""
+    n_samples: int | None = Field(default=None, ge=1)
+    auxk_k: int | None = Field(default=None, ge=1)
+    """Dead features that may rebuild each row's residual."""
+    dead_after: int | None = Field(default=None, ge=1)
+    """Samples without firing after which a feature counts as dead."""
+    log_every: int | None = Field(default=None, ge=1)
+    """Steps between lines of metrics.jsonl."""
+
+    checkpoint_every: int = Field(default=1000, ge=1)
+    """Steps between checkpoints. Changes nothing in the result, so it may differ on resume."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None leaves them as they are. A resumed run gives the same bytes under the same number."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.epochs is not None and self.n_samples is not None:
+            raise ValueError("give epochs or n_samples, not both")
+        if self.k is not None and self.n_features is not None and self.k > self.n_features:
+            raise ValueError(f"k = {self.k} is greater than n_features = {self.n_features}")
+        return self
+
+
+class ResolvedConfig(_Shared):
+    """What the manifest records: every choice made, no paths, nothing that leaves the result as it is."""
+
+    n_features: int
+    k: int
+    lr: float
+    batch_size: int
+    n_samples: int
+    auxk_k: int
+    dead_after: int
+    log_every: int
+
+    @property
+    def n_steps(self) -> int:
+        return math.ceil(self.n_samples / self.batch_size)
+
+    @classmethod
+    def of(cls, config: TrainConfig, **chosen: float) -> ResolvedConfig:
+        """A user's settings with the open ones filled by `chosen`."""
+        shared = {name: getattr(config, name) for name in _Shared.model_fields}
+        return cls.model_validate({**shared, **chosen})
