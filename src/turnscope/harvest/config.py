@@ -1,0 +1,87 @@
+"""What a harvest can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from turnscope.artifacts import Config
+
+FloatType = Literal["float32", "bfloat16", "float16"]
+Tokens = Literal["none", "all"] | Annotated[int, Field(ge=1)]
+
+
+class _Meaning(Config):
+    """The settings that decide which numbers are stored; shared by what a user gives and what a manifest records."""
+
+    roles: tuple[str, ...] = Field(("user", "assistant"), min_length=1)
+    """Roles whose turns are stored."""
+    token_set: Literal["content", "with_header", "all"] = "content"
+    """Which tokens of a turn are averaged."""
+    span_policy: Literal["full_render", "as_of_turn"] = "full_render"
+    """How reasoning of earlier turns is rendered."""
+    tokens: Tokens = "none"
+    """Token activations to store beside the means: none, all, or so many of each turn, drawn at random."""
+    chat_template: str = "auto"
+    """The tokenizer's own where it has one, else the plain one (``auto``); ``plain``; or the text of a template."""
+    too_long: Literal["skip", "window", "truncate-left"] = "skip"
+    """Conversations longer than the model's context: leave out and count; read in windows; keep the last tokens."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Most tokens in a batch, padding included. A single longer conversation makes a batch of its own."""
+    shard_turns: int = Field(4096, ge=1)
+    """Turns after which a shard is closed: the unit of writing, of resuming and of memory."""
+    dtype: FloatType = "float32"
+    """Type in which turn means are stored (they are always summed in float32)."""
+    token_dtype: FloatType = "float16"
+    """Type in which token activations are stored."""
+    model_dtype: FloatType = "float32"
+    """Type in which the model computes."""
+    random_weights: bool = False
+    """Draw the model's weights at random: the control that tells what the architecture alone gives."""
+    seed: int = 0
+    """Seed of the random choice of tokens."""
+
+
+class HarvestConfig(_Meaning):
+    """Settings of one harvest; :func:`turnscope.harvest.harvest.run` takes one."""
+
+    transcripts: Path
+    """Transcripts artifact."""
+    model: str
+    """Folder in Hugging Face format, hub name, or ``minilm``."""
+    sites: tuple[str, ...] = Field(min_length=1)
+    """Where to read, as ``resid.3`` (output of 0-based block 3) or ``embed``. One artifact each."""
+    out: Path
+    """Folder that receives one artifact per site."""
+    device: str = "cpu"
+    """Device of the model, as torch names it. Not in the manifest: a harvest may go on elsewhere."""
+    trust_remote_code: bool = False
+    """Run code that ships with the model."""
+
+    @field_validator("sites")
+    @classmethod
+    def _distinct(cls, sites: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(sites)) != len(sites):
+            raise ValueError("a site is named twice")
+        return sites
+
+
+class ActivationsConfig(_Meaning):
+    """What the manifest of one site's activations records: no paths, and what was found out while loading."""
+
+    model: str
+    """Name of the model, without the folders above it."""
+    site: str
+    """The one site that this artifact holds."""
+    template: str
+    """Which chat template rendered the conversations: the tokenizer's ``own``, the ``plain`` one, or a ``given`` one."""
+
+    @classmethod
+    def of(
+        cls, config: HarvestConfig, *, model: str, site: str, template: str
+    ) -> ActivationsConfig:
+        """The record for one site of a harvest."""
+        shared = {name: getattr(config, name) for name in _Meaning.model_fields}
+        return cls(**shared, model=model, site=site, template=template)

@@ -1,0 +1,249 @@
+"""The harvest stage: transcripts and a model in, activations out, one artifact per site from one forward pass.
+
+The transcripts are cut into shards of consecutive conversations. A shard is rendered while the one before it runs, computed for
+all sites at once and written piece by piece; a harvest that was killed finds the finished pieces and goes on after them, to the
+same bytes as an unbroken run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from turnscope.artifacts import Artifact, DataError, Draft, RunFolder, begin, progress
+from turnscope.harvest.config import ActivationsConfig, HarvestConfig
+from turnscope.harvest.prepare import Shard, cut, prepare
+from turnscope.harvest.write import assemble, compute_shard, is_finished
+from turnscope.models.load import SubjectModel, load_subject
+from turnscope.models.site import Site
+from turnscope.transcripts.conversation import Conversation
+from turnscope.transcripts.spans import TurnRenderer
+from turnscope.transcripts.store import TranscriptStore, open_transcripts
+from turnscope.transcripts.templates import TemplateChoice
+
+
+@dataclass(frozen=True)
+class HarvestResult:
+    """A finished harvest.
+
+    Attributes:
+        activations: the artifact of each site, by the site's string form.
+        shards_computed, shards_found: shards run now, and shards left by an earlier run.
+        tokens: tokens run now, without padding.
+        padding: share of the computed places that was padding.
+        seconds: time spent on shards.
+        notices: what the user should be told, such as that the plain chat template was used.
+    """
+
+    activations: Mapping[str, Artifact]
+    shards_computed: int
+    shards_found: int
+    tokens: int
+    padding: float
+    seconds: float
+    notices: tuple[str, ...]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Rate of this run, writing included; 0 when everything was there already."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def run(config: HarvestConfig) -> HarvestResult:
+    """Harvest activations of every site asked for, or open those that are finished.
+
+    Writes ``out/SITE/`` for each site. Running again with the same settings resumes a harvest that was stopped, and opens one
+    that is finished.
+
+    Raises:
+        ConfigError: a site that the model lacks.
+        DataError: transcripts that are no use; no turn could be stored.
+        IntegrityError: ``out`` holds activations made with other settings, transcripts or model; or another process writes there.
+        ModelError: the model cannot be loaded.
+        StorageError: the disk is full or read-only.
+    """
+    sites = [Site.parse(text) for text in config.sites]
+    store = open_transcripts(config.transcripts)
+    folder = RunFolder(config.out)
+    with folder.lock():
+        subject = load_subject(
+            config.model,
+            dtype=config.model_dtype,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+            random_weights=config.random_weights,
+        )
+        subject.check_sites(sites)
+        renderer = TurnRenderer(
+            subject.tokenizer,
+            policy=config.span_policy,
+            chat_template=config.chat_template,
+        )
+        notices = (renderer.choice.notice,) if renderer.choice.notice else ()
+        for notice in notices:
+            folder.log(notice)
+        begun = {
+            site: _begin(folder, site, config, subject, renderer.choice, store)
+            for site in sites
+        }
+        drafts = {
+            site: draft for site, draft in begun.items() if isinstance(draft, Draft)
+        }
+        finished = {
+            site: artifact
+            for site, artifact in begun.items()
+            if isinstance(artifact, Artifact)
+        }
+        done = _Done()
+        if drafts:
+            _harvest(store, subject, renderer, config, drafts, folder.log, done)
+            for site, draft in drafts.items():
+                counts = assemble(draft, done.computed + done.found)
+                if not counts["turns.kept"]:
+                    raise DataError(
+                        f"no turn could be harvested at {site}: {_reasons(counts)}",
+                        where=str(config.transcripts),
+                        fix="check roles, the span policy and too_long, or import other transcripts",
+                    )
+                finished[site] = draft.commit(counts)
+    return HarvestResult(
+        activations={str(site): finished[site] for site in sites},
+        shards_computed=done.computed,
+        shards_found=done.found,
+        tokens=done.tokens,
+        padding=1 - done.tokens / done.places if done.places else 0.0,
+        seconds=done.seconds,
+        notices=notices,
+    )
+
+
+class _Done:
+    """What one call of :func:`run` did."""
+
+    def __init__(self) -> None:
+        self.computed, self.found = 0, 0
+        self.tokens, self.places, self.seconds = 0, 0, 0.0
+
+
+def _begin(
+    folder: RunFolder,
+    site: Site,
+    config: HarvestConfig,
+    subject: SubjectModel,
+    template: TemplateChoice,
+    store: TranscriptStore,
+) -> Artifact | Draft:
+    meaning = ActivationsConfig.of(
+        config, model=subject.name, site=str(site), template=template.name
+    )
+    inputs = {
+        "transcripts": store.fingerprint,
+        "model": subject.fingerprint,
+        "tokenizer": subject.tokenizer_fingerprint,
+        "template": template.fingerprint,
+    }
+    return begin(folder.artifact(str(site)), "activations", meaning, inputs)
+
+
+def _harvest(
+    store: TranscriptStore,
+    subject: SubjectModel,
+    renderer: TurnRenderer,
+    config: HarvestConfig,
+    drafts: Mapping[Site, Draft],
+    log: Callable[[str], None],
+    done: _Done,
+) -> None:
+    """Compute every shard that some site still lacks."""
+    start = time.monotonic()
+
+    def plan() -> Iterator[Callable[[], tuple[Shard | None, int]]]:
+        for index, conversations in enumerate(cut(store, config.shard_turns)):
+            missing = any(not is_finished(draft, index) for draft in drafts.values())
+            yield _preparation(
+                index,
+                conversations if missing else None,
+                len(conversations),
+                subject,
+                renderer,
+                config,
+            )
+
+    with progress("harvest", len(store), "conversations") as bar:
+
+        def on_batch(tokens: int, places: int) -> None:
+            done.tokens += tokens
+            done.places += places
+            bar.advance(0, tokens_per_s=round(done.tokens / _since(start)))
+
+        for shard, n_conversations in ahead(plan()):
+            if shard is None:
+                done.found += 1
+            else:
+                lacking = {
+                    site: draft
+                    for site, draft in drafts.items()
+                    if not is_finished(draft, shard.index)
+                }
+                compute_shard(
+                    shard, subject, config, lacking, on_batch=on_batch, log=log
+                )
+                done.computed += 1
+            bar.advance(n_conversations)
+    done.seconds = _since(start)
+    if done.found:
+        log(f"{done.found} shards were finished already; {done.computed} computed")
+
+
+def _preparation(
+    index: int,
+    conversations: list[Conversation] | None,
+    n_conversations: int,
+    subject: SubjectModel,
+    renderer: TurnRenderer,
+    config: HarvestConfig,
+) -> Callable[[], tuple[Shard | None, int]]:
+    def work() -> tuple[Shard | None, int]:
+        shard = (
+            None
+            if conversations is None
+            else prepare(index, conversations, renderer, subject, config)
+        )
+        return shard, n_conversations
+
+    return work
+
+
+Result = TypeVar("Result")
+
+
+def ahead(jobs: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+    """The results of jobs in order; the next one is worked out in a thread while the caller uses the present one.
+
+    Jobs are drawn from the iterable in the caller's thread. An error surfaces where its result would have.
+    """
+    with ThreadPoolExecutor(1, "harvest-prepare") as pool:
+        waiting: Future[Result] | None = None
+        for job in jobs:
+            following = pool.submit(job)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _since(start: float) -> float:
+    return max(time.monotonic() - start, 1e-9)
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    left_out = [
+        f"{name.removeprefix('dropped.')} {n}"
+        for name, n in counts.items()
+        if name.startswith("dropped.")
+    ]
+    return ", ".join(left_out) or "the transcripts hold no turns"

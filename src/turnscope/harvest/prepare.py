@@ -1,0 +1,223 @@
+"""From conversations to the rows of a shard: rendering, choosing tokens, counting what is left out and why.
+
+Shapes: P picked tokens, S segments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from turnscope.harvest.batches import Ints, Window, body, plan_windows
+from turnscope.harvest.config import HarvestConfig
+from turnscope.harvest.pool import Row
+from turnscope.models.load import SubjectModel
+from turnscope.transcripts.conversation import Conversation
+from turnscope.transcripts.spans import Rendered, TurnRenderer, token_rows
+
+
+@dataclass(frozen=True)
+class TurnRow:
+    """A turn that gets a mean: row of ``turns.parquet``, and the tokens stored singly."""
+
+    conversation_id: str
+    turn: int
+    role: str
+    split: str
+    group: str
+    n_tokens: int
+    status: str
+    token_ids: Ints
+    token_positions: Ints
+
+
+@dataclass
+class Shard:
+    """Everything needed to compute one shard.
+
+    Attributes:
+        turns: its rows, in canonical order.
+        rows: the sequences to run, which may hold several turns each; a turn in windows is spread over several.
+        counts: conversations and turns seen and left out, by reason.
+    """
+
+    index: int
+    turns: list[TurnRow] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    n_tokens_stored: int = 0
+
+
+def cut(
+    conversations: Iterable[Conversation], shard_turns: int
+) -> Iterator[list[Conversation]]:
+    """Consecutive conversations in groups that close once they hold ``shard_turns`` turns: the shard plan."""
+    group: list[Conversation] = []
+    turns = 0
+    for conversation in conversations:
+        group.append(conversation)
+        turns += len(conversation.turns)
+        if turns >= shard_turns:
+            yield group
+            group, turns = [], 0
+    if group:
+        yield group
+
+
+def draw(n: int, wanted: int, *, seed: int, conversation_id: str, turn: int) -> Ints:
+    """``wanted`` of ``n`` tokens, ascending, without replacement; the same for a turn whatever it is batched with."""
+    if n <= wanted:
+        return np.arange(n)
+    key = hashlib.sha256(
+        f"{seed}\0{turn}\0{conversation_id}".encode("utf-8", "surrogatepass")
+    ).digest()
+    return np.sort(
+        np.random.default_rng(int.from_bytes(key[:16], "little")).choice(
+            n, wanted, replace=False
+        )
+    )
+
+
+def prepare(
+    index: int,
+    conversations: Sequence[Conversation],
+    renderer: TurnRenderer,
+    subject: SubjectModel,
+    config: HarvestConfig,
+) -> Shard:
+    """Render a shard's conversations and lay out what to run and what to read from it."""
+    shard = Shard(index)
+    for conversation, rendered in zip(
+        conversations, renderer.render_many(conversations), strict=True
+    ):
+        shard.counts["conversations"] += 1
+        shard.counts.update(
+            {f"render.{name}": n for name, n in rendered.counts.items()}
+        )
+        if rendered.status == "refused":
+            shard.counts["conversations.refused"] += 1
+            shard.counts["turns"] += len(conversation.turns)
+            shard.counts["dropped.refused"] += len(conversation.turns)
+        else:
+            _add(shard, conversation, rendered, subject, config)
+    return shard
+
+
+def _add(
+    shard: Shard,
+    conversation: Conversation,
+    rendered: Rendered,
+    subject: SubjectModel,
+    config: HarvestConfig,
+) -> None:
+    wanted = [span for span in rendered.turns if span.role in config.roles]
+    shard.counts["turns"] += len(rendered.turns)
+    shard.counts["dropped.role"] += len(rendered.turns) - len(wanted)
+    windows: list[Window] = []
+    first, last = body(rendered.token_ids, subject.prefix, subject.suffix)
+    if first < last:
+        windows = plan_windows(
+            rendered.token_ids,
+            sorted({span.footer_end for span in rendered.turns}),
+            context=subject.context,
+            is_encoder=subject.is_encoder,
+            bos_id=subject.tokenizer.bos_token_id,
+            prefix=subject.prefix,
+            suffix=subject.suffix,
+            too_long=config.too_long,
+        )
+        shard.counts["conversations.windowed"] += len(windows) > 1
+        shard.counts["conversations.truncated"] += bool(
+            windows and windows[0].keep > first
+        )
+        if not windows:
+            shard.counts["conversations.too_long"] += 1
+            shard.counts["dropped.too_long"] += len(wanted)
+            return
+    picks: list[tuple[int, Ints, Ints, int]] = []
+    for span in wanted:
+        if span.status != "exact":
+            shard.counts[f"dropped.{span.status}"] += 1
+            continue
+        positions = np.asarray(token_rows(span, config.token_set), dtype=np.int64)
+        positions = positions[
+            (positions >= first) & (positions < last)
+        ]  # an encoder's special tokens are no turn's
+        if not len(positions):
+            shard.counts["dropped.empty"] += 1
+        elif positions[0] < windows[0].keep:
+            shard.counts["dropped.cut"] += 1
+        else:
+            chosen = _chosen(len(positions), conversation.id, span.index, config)
+            token_positions = positions[chosen]
+            picks.append(
+                (len(shard.turns), positions, token_positions, shard.n_tokens_stored)
+            )
+            shard.n_tokens_stored += len(chosen)
+            shard.turns.append(
+                TurnRow(
+                    conversation_id=conversation.id,
+                    turn=span.index,
+                    role=span.role,
+                    split=conversation.split,
+                    group=conversation.group,
+                    n_tokens=len(positions),
+                    status=span.status,
+                    token_ids=np.asarray(
+                        [rendered.token_ids[p] for p in token_positions], np.int64
+                    ),
+                    token_positions=token_positions,
+                )
+            )
+    shard.rows += [
+        row
+        for window in windows
+        if (row := _row(window, rendered.token_ids, picks)) is not None
+    ]
+
+
+def _chosen(n: int, conversation_id: str, turn: int, config: HarvestConfig) -> Ints:
+    """Which of a turn's ``n`` tokens are stored singly."""
+    if config.tokens == "none":
+        return np.arange(0)
+    if config.tokens == "all":
+        return np.arange(n)
+    return draw(
+        n, config.tokens, seed=config.seed, conversation_id=conversation_id, turn=turn
+    )
+
+
+def _row(
+    window: Window,
+    token_ids: Sequence[int],
+    picks: Sequence[tuple[int, Ints, Ints, int]],
+) -> Row | None:
+    """The sequence of one window, or None if nothing is read from it."""
+    places: list[Ints] = []
+    rows: list[int] = []
+    token_places: list[Ints] = [np.arange(0)]
+    token_slots: list[Ints] = [np.arange(0)]
+    for number, positions, token_positions, first_slot in picks:
+        inside = window.places(positions)
+        if not len(inside):
+            continue
+        places.append(inside)
+        rows.append(number)
+        token_places.append(window.places(token_positions))
+        # Windows take a turn's tokens in order, so the slots of this window's tokens follow those before `keep`.
+        skipped = int(np.searchsorted(token_positions, window.keep))
+        token_slots.append(first_slot + skipped + np.arange(len(token_places[-1])))
+    if not rows:
+        return None
+    return Row(
+        ids=window.ids(token_ids),
+        places_P=np.concatenate(places),
+        lengths_S=np.asarray([len(p) for p in places], np.int64),
+        rows_S=np.asarray(rows, np.int64),
+        token_places=np.concatenate(token_places),
+        token_slots=np.concatenate(token_slots),
+    )

@@ -1,0 +1,14 @@
+"""Subject models: loading them and reading their residual stream."""
+
+from typing import TYPE_CHECKING
+
+from turnscope.artifacts._lazy import lazy
+
+if TYPE_CHECKING:
+    from turnscope.models.load import SubjectModel as SubjectModel
+    from turnscope.models.load import load_subject as load_subject
+    from turnscope.models.site import Site as Site
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__, {"Site": "site", "SubjectModel": "load", "load_subject": "load"}
+)
