@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from turnscope.artifacts._lazy import lazy
 
 if TYPE_CHECKING:
-    from turnscope.artifacts.manifest import SCHEMA_VERSION as SCHEMA_VERSION
     from turnscope.artifacts.artifact import Artifact as Artifact
     from turnscope.artifacts.artifact import Draft as Draft
     from turnscope.artifacts.artifact import begin as begin
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from turnscope.artifacts.fingerprint import canonical_json as canonical_json
     from turnscope.artifacts.fingerprint import file_sha256 as file_sha256
     from turnscope.artifacts.fingerprint import fingerprint as fingerprint
+    from turnscope.artifacts.manifest import SCHEMA_VERSION as SCHEMA_VERSION
     from turnscope.artifacts.manifest import FileRecord as FileRecord
     from turnscope.artifacts.manifest import Manifest as Manifest
     from turnscope.artifacts.progress import Progress as Progress

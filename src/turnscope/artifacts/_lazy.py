@@ -1,9 +1,9 @@
 """Lazy public names for a room's `__init__` (PEP 562), so that importing a room does not import all of it.
 
-    if TYPE_CHECKING:                                  # what type checkers and editors see
-        from turnscope.room.thing import Thing as Thing
+if TYPE_CHECKING:                                  # what type checkers and editors see
+    from turnscope.room.thing import Thing as Thing
 
-    __getattr__, __dir__, __all__ = lazy(__name__, {"Thing": "thing"})
+__getattr__, __dir__, __all__ = lazy(__name__, {"Thing": "thing"})
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePath
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from turnscope.artifacts.errors import ConfigError
@@ -19,11 +19,19 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    @model_validator(mode="wrap")
+    if not TYPE_CHECKING:  # type checkers keep the fields as the constructor's arguments
+
+        def __init__(self, **data: Any) -> None:
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                raise _config_error(type(self), error) from None
+
     @classmethod
-    def _as_config_error(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """As pydantic's, but raises ConfigError."""
         try:
-            return handler(data)
+            return super().model_validate(obj, **options)
         except ValidationError as error:
             raise _config_error(cls, error) from None
 

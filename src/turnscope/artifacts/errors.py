@@ -1,12 +1,12 @@
 """The error tree. Every message says what failed, where, and what to do; every class has its exit code.
 
-    TurnscopeError 1
-      ConfigError 2       a setting is wrong or contradicts another
-      StorageError 3      disk full, read-only folder, missing path
-      DataError 4         bad transcripts, too few rows, numbers that are not finite
-      IntegrityError 5    manifest, fingerprint, config changed on resume, two writers
-      ModelError 6        a model or tokenizer that cannot be used as asked
-      DependencyError 7   an optional library is missing; the message names the extra
+TurnscopeError 1
+  ConfigError 2       a setting is wrong or contradicts another
+  StorageError 3      disk full, read-only folder, missing path
+  DataError 4         bad transcripts, too few rows, numbers that are not finite
+  IntegrityError 5    manifest, fingerprint, config changed on resume, two writers
+  ModelError 6        a model or tokenizer that cannot be used as asked
+  DependencyError 7   an optional library is missing; the message names the extra
 """
 
 from __future__ import annotations

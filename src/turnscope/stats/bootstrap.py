@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from turnscope.stats._inputs import cluster_numbers, labels_1d, scores_1d
-from turnscope.stats.ranks import auroc
 from turnscope.stats.estimate import Estimate, Withheld
+from turnscope.stats.ranks import auroc
 
 MIN_ROWS = 5
 """Fewest positive, and fewest negative, rows for which an interval is given."""

@@ -5,6 +5,8 @@ N rows (turns), F features (columns), E non-zero entries of one column.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
@@ -46,10 +48,10 @@ def auroc_of_ranks(doubled_N: NDArray[np.int64], labels_N: NDArray[np.bool_]) ->
 def auroc_all(dense_NF: ArrayLike | sparse.sparray | sparse.spmatrix, labels_N: ArrayLike) -> NDArray[np.float64]:
     """AUROC of every column of an array, dense or scipy-sparse (N, F), for one set of labels (N,): (F,).
 
-    Only non-zero entries are sorted; the zeros of a column are one group of ties, counted in closed form, so that sparse
-    columns are fast and still exact. Raises DataError as `auroc` does.
+    Only non-zero entries are sorted; the zeros of a column are one group of ties, counted in closed form, so that
+    sparse columns are fast and still exact. Raises DataError as `auroc` does.
     """
-    matrix = dense_NF if sparse.issparse(dense_NF) else np.asarray(dense_NF)
+    matrix: Any = dense_NF if sparse.issparse(dense_NF) else np.asarray(dense_NF)
     if len(matrix.shape) != 2:
         raise DataError(f"features must have two dimensions, not shape {matrix.shape}")
     n_rows, n_columns = matrix.shape
@@ -62,12 +64,13 @@ def auroc_all(dense_NF: ArrayLike | sparse.sparray | sparse.spmatrix, labels_N: 
     return np.concatenate(chunks) if chunks else np.empty(0)
 
 
-def _columns(dense_NF: NDArray[np.floating]) -> sparse.csc_array:
+def _columns(dense_NF: NDArray[np.floating]) -> Any:
     # Rows of the transpose lie together in memory, so this finds the entries column by column in one pass.
     return sparse.csr_array(np.ascontiguousarray(dense_NF.T)).T.tocsc()
 
 
-def _aurocs(columns: sparse.csc_array, labels_N: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _aurocs(columns: Any, labels_N: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """AUROC of each column of a csc_array (its type is not known to type checkers)."""
     columns.sum_duplicates()
     require_finite(columns.data)
     positives = int(labels_N.sum())
