@@ -65,6 +65,7 @@ def _plain(obj: Any) -> Any:
         return {str(key): _plain(value) for key, value in items}
     if isinstance(obj, Sequence) and not isinstance(obj, (bytes, bytearray, memoryview)):
         return [_plain(value) for value in cast("Sequence[object]", obj)]
-    if type(obj).__module__ == "numpy" and getattr(obj, "shape", None) == ():
-        return _plain(obj.item())
+    scalar: Any = obj  # numpy is known by name, so that this floor need not import it
+    if type(scalar).__module__ == "numpy" and getattr(scalar, "shape", None) == ():
+        return _plain(scalar.item())
     raise TypeError(f"a {type(obj).__name__} has no canonical JSON")
