@@ -1,4 +1,4 @@
-"""Transcripts: conversations, turns and parts; readers of chat formats; the tokens of every turn. Never imports torch."""
+"""Transcripts: conversations, turns and parts; readers of chat formats; the tokens of each turn. Imports no torch."""
 
 from typing import TYPE_CHECKING
 

@@ -1,23 +1,23 @@
 """What is left when the marked render differs from the plain one: a template looked at the text itself.
 
-In order: one turn marked at a time (still proof, for the turns that come out equal); ordered search for the text; longest
-common prefix of the renders with and without the turn. Only the first can be exact; the others find, and do not prove.
+In order: one turn marked at a time (still proof, for the turns that come out equal); ordered search for the text;
+longest common prefix of the renders with and without the turn. Only the first can be exact; the others find, and do not
+prove.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 
-from turnscope.transcripts._marks import Found, Marker, MarksRunOut, Piece, read_marks
-from turnscope.transcripts.conversation import ContentFormat, JsonDict, PartKind, Turn, turns_to_messages
+from turnscope.transcripts._marks import Found, Marker, MarksRunOutError, Piece, read_marks
+from turnscope.transcripts.conversation import JsonDict, MessageForm, PartKind, Turn, turns_to_messages
 
 Render = Callable[[list[JsonDict]], str | None]
 """Messages -> text, or None where the template refuses them."""
 
 
 def one_turn_at_a_time(
-    turns: Sequence[Turn], plain: str, used: set[str], content_format: ContentFormat, render: Render
+    turns: Sequence[Turn], plain: str, used: set[str], form: MessageForm, render: Render
 ) -> tuple[list[Found], list[Turn]]:
     """Mark each turn alone. Returns what was found, and the turns whose marked render still differs."""
     found: list[Found] = []
@@ -25,8 +25,8 @@ def one_turn_at_a_time(
     for turn in turns:
         marker = Marker(used, only=turn.index)
         try:
-            marked = render(turns_to_messages(turns, content_format, marker))
-        except MarksRunOut:
+            marked = render(turns_to_messages(turns, form, marker))
+        except MarksRunOutError:
             marked = None
         stripped, places = read_marks(marked, marker.pieces) if marked is not None else ("", [])
         if marked is not None and stripped == plain:
@@ -49,7 +49,7 @@ def ordered_search(rest: Sequence[Turn], plain: str, located: Sequence[Found]) -
         low = max((f.end for f in everything if f.piece.turn < turn.index and f.end), default=0)
         high = min((f.start for f in everything if f.piece.turn > turn.index and f.end), default=len(plain))
         marker = Marker(())
-        turns_to_messages([turn], "string", marker)
+        turns_to_messages([turn], transform=marker)
         places: list[Found] = []
         for piece in marker.pieces:
             at = plain.find(piece.text, low, high)
@@ -66,7 +66,7 @@ def ordered_search(rest: Sequence[Turn], plain: str, located: Sequence[Found]) -
 
 
 def common_prefix(
-    left: Sequence[Turn], turns: Sequence[Turn], plain: str, content_format: ContentFormat, render: Render
+    left: Sequence[Turn], turns: Sequence[Turn], plain: str, form: MessageForm, render: Render
 ) -> list[Found]:
     """The stretch that a turn adds to the render of the turns before it; `unverified`, `dropped` where it adds none."""
     found: list[Found] = []
@@ -74,9 +74,21 @@ def common_prefix(
         at = turns.index(turn)
         edges: list[int] = []
         for count in (at, at + 1):
-            text = render(turns_to_messages(turns[:count], content_format)) if count else ""
-            edges.append(0 if text is None else len(commonprefix([plain, text])))
-        kind: PartKind = next((part.kind for part in turn.parts if part.text.strip()), "text")
-        piece = Piece(turn.index, 0, kind, plain[edges[0] : edges[1]].strip(), "", "")
+            text = render(turns_to_messages(turns[:count], form)) if count else ""
+            edges.append(0 if text is None else _common(plain, text))
+        kinds: list[PartKind] = [part.kind for part in turn.parts if part.text.strip()]
+        piece = Piece(turn.index, 0, kinds[0] if kinds else "text", plain[edges[0] : edges[1]].strip(), "", "")
         found.append(Found(piece, edges[0], edges[1], "unverified" if edges[1] > edges[0] else "dropped"))
     return found
+
+
+def _common(first: str, second: str) -> int:
+    """How many leading characters two texts share."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first.startswith(second[:middle]):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -32,7 +32,7 @@ class Piece:
     closing: str
 
 
-class MarksRunOut(Exception):
+class MarksRunOutError(Exception):
     """More pieces than unused private-use characters."""
 
 
@@ -61,7 +61,7 @@ class Marker:
             try:
                 opening, closing = next(self._free), next(self._free)
             except StopIteration:
-                raise MarksRunOut from None
+                raise MarksRunOutError from None
             self.pieces.append(Piece(turn, part, kind, core, opening, closing))
             start = len(chunk) - len(chunk.lstrip())
             out += (chunk[:start], opening, core, closing, chunk[start + len(core) :])

@@ -14,12 +14,20 @@ def with_edges(spans: Sequence[TurnSpan], token_ids: Sequence[int], bos: int | N
 
     What closes the last turn (all tokens after it) is the footer. A gap between two turns starts with as much of that
     footer as it repeats, and the header of the next turn begins after the footer's last repeat: so a system prompt
-    that the template put in by itself belongs to no turn. Turns that are not shown stand, with no tokens, where the
+    that the template put in by itself belongs to no turn. A turn written inside another one has neither, and its tokens
+    are `foreign` to the other. Turns that are not shown stand, with no tokens, where the
     turn before them ends.
     """
-    shown = sorted((span for span in spans if span.end > span.start), key=lambda span: span.start)
+    present = sorted((span for span in spans if span.end > span.start), key=lambda span: span.start)
+    shown: list[TurnSpan] = []
+    nested: dict[int, list[TurnSpan]] = {}
+    for span in present:
+        if shown and span.start < shown[-1].end:
+            nested.setdefault(shown[-1].index, []).append(span)
+        else:
+            shown.append(span)
     tail = list(token_ids[shown[-1].end :]) if shown else []
-    if shown and shown[-1].index != len(spans) - 1:
+    if shown and not _is_last(shown[-1], spans):
         # What follows also holds the scaffold of later, empty or dropped turns: keep what every gap starts with.
         for before, after in pairwise(shown):
             tail = tail[: _repeated(token_ids[before.end : after.start], tail)]
@@ -36,17 +44,24 @@ def with_edges(spans: Sequence[TurnSpan], token_ids: Sequence[int], bos: int | N
             header = 1
         headers[span.index] = header
     if shown:
-        closes = shown[-1].index == len(spans) - 1 or not tail
+        closes = _is_last(shown[-1], spans) or not tail
         footers[shown[-1].index] = len(token_ids) if closes else shown[-1].end + len(tail)
+    for inner in (span for inside in nested.values() for span in inside):
+        headers[inner.index], footers[inner.index] = inner.start, inner.end
     out: list[TurnSpan] = []
     last = 0
     for span in spans:
         if span.index in headers:
             last = footers[span.index]
-            out.append(replace(span, header_start=headers[span.index], footer_end=last))
+            foreign = tuple(sorted({t for inner in nested.get(span.index, ()) for t in range(inner.start, inner.end)}))
+            out.append(replace(span, header_start=headers[span.index], footer_end=last, foreign=foreign))
         else:
             out.append(replace(span, start=last, end=last, header_start=last, footer_end=last))
     return out
+
+
+def _is_last(span: TurnSpan, spans: Sequence[TurnSpan]) -> bool:
+    return span.index == spans[-1].index
 
 
 def _repeated(gap: Sequence[int], tail: Sequence[int]) -> int:

@@ -34,8 +34,9 @@ class TurnSpan:
 
     [start, end) is its content: from the first token of its first shown part to the last of its last one. `boundary`
     lists tokens in there that are left out of the mean: those that straddle an edge, and what the template writes
-    between two parts. [header_start, start) is what opens the turn, [end, footer_end) what closes it. A turn that is
-    not in the render has four equal numbers.
+    between two parts. `foreign` are those among them that belong to another turn: some templates write the result of a
+    tool into the turn that called it. [header_start, start) is what opens the turn, [end, footer_end) what closes it. A
+    turn that is not in the render has four equal numbers.
     """
 
     index: int
@@ -48,6 +49,7 @@ class TurnSpan:
     boundary: tuple[int, ...] = ()
     method: Method = "sentinel"
     parts: tuple[PartSpan, ...] = ()
+    foreign: tuple[int, ...] = ()
 
     @property
     def n_content(self) -> int:
@@ -77,12 +79,18 @@ def token_rows(span: TurnSpan, token_set: str) -> list[int]:
         token_set: `content`; `with_header`, from the header on; `all`, footer too.
     """
     if token_set == "content":
-        left_out = set(span.boundary)
-        return [token for token in range(span.start, span.end) if token not in left_out]
+        return _without(range(span.start, span.end), span.boundary)
     if token_set == "with_header":
         # With the header in, a token astride header and content is inside; one astride the footer still is not.
         end = span.end - 1 if span.boundary and span.boundary[-1] == span.end - 1 else span.end
-        return list(range(span.header_start, end))
+        return _without(range(span.header_start, end), span.foreign)
     if token_set == "all":
-        return list(range(span.header_start, span.footer_end))
+        return _without(range(span.header_start, span.footer_end), span.foreign)
     raise ConfigError(f"no such token set: {token_set}", fix=f"one of {', '.join(get_args(TokenSet))}")
+
+
+def _without(tokens: range, left_out: tuple[int, ...]) -> list[int]:
+    if not left_out:
+        return list(tokens)
+    gone = set(left_out)
+    return [token for token in tokens if token not in gone]

@@ -92,7 +92,10 @@ def token_range(starts: Sequence[int], ends: Sequence[int], low: int, high: int)
     """The tokens of characters [low, high), by majority of characters (half is no majority).
 
     Args:
-        starts: first character of each token, not falling; ends: one past its last, not falling.
+        starts: first character of each token, not falling.
+        ends: one past the last character of each token, not falling.
+        low: first character of the stretch.
+        high: one past its last.
     """
     touch_start, touch_end = bisect_right(ends, low), bisect_left(starts, high)
     if touch_start >= touch_end:

@@ -1,6 +1,6 @@
 """Writes conversations.parquet, a row group at a time; sees to ids, groups and splits on the way.
 
-Columns: id, source, row (of the source, from 0), group, split, lang, n_turns, turns (JSON), labels (JSON), metadata (JSON).
+Columns: id, source, row (of the source, from 0), group, split, lang, n_turns; turns, labels, metadata (JSON).
 Memory: one row group, and about 200 bytes a conversation for the ids and texts already seen.
 """
 

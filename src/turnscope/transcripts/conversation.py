@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from turnscope.artifacts.errors import DataError
 
 PartKind = Literal["text", "reasoning", "tool_call", "tool_result", "image"]
 ContentFormat = Literal["string", "parts"]
+ArgumentsFormat = Literal["object", "text"]
 JsonDict = dict[str, Any]
 
 PART_KINDS: tuple[PartKind, ...] = ("text", "reasoning", "tool_call", "tool_result", "image")
@@ -33,6 +34,16 @@ class RecordError(DataError):
     def __init__(self, reason: str, what: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(what, where=where, fix=fix)
         self.reason = reason
+
+
+class MessageForm(NamedTuple):
+    """How messages are handed to a chat template: some want a list of content parts, some want arguments as text."""
+
+    content: ContentFormat = "string"
+    arguments: ArgumentsFormat = "object"
+
+
+DEFAULT_FORM = MessageForm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class Conversation:
         return str(self.metadata.get("lang") or "")
 
     @classmethod
-    def from_messages(cls, messages: Sequence[Mapping[str, Any]], id: str = "", **fields: Any) -> Conversation:
+    def from_messages(cls, messages: Sequence[Mapping[str, Any]], id: str = "", **fields: Any) -> Conversation:  # noqa: A002
         """Build from HF `messages`. `RecordError` names the message that has no role or is no mapping."""
         turns = tuple(_turn_from_message(index, message) for index, message in enumerate(messages))
         return cls(id=id, turns=turns, **fields)
@@ -120,33 +131,35 @@ class Conversation:
         given = next((record[name] for name in ID_FIELDS if record.get(name) not in (None, "")), "")
         return cls(str(given), tuple(turns), str(record.get("source") or ""), labels, metadata)
 
-    def to_messages(self, content_format: ContentFormat = "string") -> list[JsonDict]:
+    def to_messages(self, form: MessageForm = DEFAULT_FORM) -> list[JsonDict]:
         """HF `messages`, the inverse of `from_messages` but for the type of `content`."""
-        return turns_to_messages(self.turns, content_format)
+        return turns_to_messages(self.turns, form)
 
 
 def turns_to_messages(
-    turns: Sequence[Turn], content_format: ContentFormat = "string", transform: Transform | None = None
+    turns: Sequence[Turn], form: MessageForm = DEFAULT_FORM, transform: Transform | None = None
 ) -> list[JsonDict]:
     """HF `messages` for a chat template.
 
     Args:
         turns: in order.
-        content_format: `string` joins text parts by a line break and leaves images out; `parts` gives the list form.
+        form: content `string` joins text parts by a line break and leaves images out, `parts` gives the list form.
         transform: changes each string that a template may show; for a tool call, each string inside the arguments.
     """
     change = transform or (lambda _turn, _part, _kind, text: text)
-    return [_message(turn, content_format, change) for turn in turns]
+    return [_message(turn, form, change) for turn in turns]
 
 
-def _message(turn: Turn, content_format: ContentFormat, change: Transform) -> JsonDict:
+def _message(turn: Turn, form: MessageForm, change: Transform) -> JsonDict:
     message: JsonDict = {"role": turn.role}
     content: list[JsonDict] = []
     reasoning: list[str] = []
     calls: list[JsonDict] = []
     for position, part in enumerate(turn.parts):
         if part.kind == "tool_call":
-            calls.append(_call_to_message(part, lambda text, at=position: change(turn.index, at, "tool_call", text)))
+            calls.append(
+                _call_to_message(part, form, lambda text, at=position: change(turn.index, at, "tool_call", text))
+            )
         elif part.kind == "image":
             content.append({**(part.extra or {}), "type": (part.extra or {}).get("type", "image")})
         else:
@@ -158,7 +171,7 @@ def _message(turn: Turn, content_format: ContentFormat, change: Transform) -> Js
             if part.kind == "tool_result":
                 message.update({"name": part.name} if part.name else {})
                 message.update({"tool_call_id": part.call_id} if part.call_id else {})
-    if content_format == "parts":
+    if form.content == "parts":
         message["content"] = content
     else:
         message["content"] = "\n".join(piece["text"] for piece in content if piece["type"] == "text")
@@ -169,13 +182,16 @@ def _message(turn: Turn, content_format: ContentFormat, change: Transform) -> Js
     return message
 
 
-def _call_to_message(part: Part, change: Callable[[str], str]) -> JsonDict:
+def _call_to_message(part: Part, form: MessageForm, change: Callable[[str], str]) -> JsonDict:
     arguments: object
     try:
         arguments = json.loads(part.text) if part.text.strip() else {}
     except (ValueError, RecursionError):
         arguments = part.text
-    function = {"name": part.name or "", "arguments": _map_leaves(arguments, change)}
+    arguments = _map_leaves(arguments, change)
+    if form.arguments == "text" and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    function = {"name": part.name or "", "arguments": arguments}
     call: JsonDict = {"type": "function", "function": function}
     return {"id": part.call_id, **call} if part.call_id else call
 

@@ -1,4 +1,4 @@
-"""The import: chat files in any known format -> the `transcripts` artifact. One pass, flat memory, every drop counted."""
+"""The import: chat files in any known format -> the `transcripts` artifact. One pass, every drop counted."""
 
 from __future__ import annotations
 

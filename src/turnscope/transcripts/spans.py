@@ -1,8 +1,8 @@
 """Turn spans: which tokens of a rendered chat belong to which turn. Read docs/design/spans.md for the why.
 
-Every piece of text gets a pair of private-use sentinels just inside its outer white space. The chat template renders the
-conversation plain and marked; where the marked render without its marks is the plain one, character for character, the
-marks tell where each piece stands. The plain render is tokenised once. What cannot be proven so is found by weaker
+Every piece of text gets a pair of private-use sentinels just inside its outer white space. The chat template renders
+the conversation plain and marked; where the marked render without its marks is the plain one, character for character,
+the marks tell where each piece stands. The plain render is tokenised once. What cannot be proven so is found by weaker
 methods and says so in `status`; nothing is dropped without a count.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from turnscope.artifacts.errors import ConfigError
 from turnscope.transcripts._fallbacks import common_prefix, one_turn_at_a_time, ordered_search
-from turnscope.transcripts._marks import Found, Marker, MarksRunOut, private_use, read_marks, texts_of
+from turnscope.transcripts._marks import Found, Marker, MarksRunOutError, private_use, read_marks, texts_of
 from turnscope.transcripts._span_edges import with_edges
 from turnscope.transcripts._span_types import (
     METHODS,
@@ -31,9 +31,9 @@ from turnscope.transcripts._span_types import (
 )
 from turnscope.transcripts._tokens import Tokenised, TokenRange, Verifier, token_range, tokenise
 from turnscope.transcripts.conversation import (
-    ContentFormat,
     Conversation,
     JsonDict,
+    MessageForm,
     Part,
     Turn,
     turns_to_messages,
@@ -143,46 +143,47 @@ class TurnRenderer:
         if self._controls is not None:
             _add(counts, "control_tokens_in_text", sum(len(self._controls.findall(text)) for text in texts))
         images = sum(part.kind == "image" for turn in turns for part in turn.parts)
-        content_format: ContentFormat = (
-            "parts" if self._takes_parts and (images or not self._takes_string) else "string"
-        )
-        if content_format == "string":
+        parts = self._takes_parts and (images > 0 or not self._takes_string)
+        form = MessageForm("parts" if parts else "string")
+        if not parts:
             _add(counts, "images_left_out", images)
+        if not self._sentinels(draft, used, form) and any(p.kind == "tool_call" for t in turns for p in t.parts):
+            # Some templates paste the arguments of a call in as they are, and want them as text.
+            self._sentinels(draft, used, MessageForm(form.content, "text"))
+        return draft
+
+    def _sentinels(self, draft: _Draft, used: set[str], form: MessageForm) -> bool:
+        """Render plain and marked and read the marks; False, with `draft.reason`, where the template refuses."""
+        turns = draft.conversation.turns
+        messages = turns_to_messages(turns, form)
         marker = Marker(used)
+        marked: str | None = None
         try:
-            marked_messages = turns_to_messages(turns, content_format, marker)
-        except MarksRunOut:
-            marked_messages = None
-        messages = turns_to_messages(turns, content_format)
-        try:
-            if marked_messages is None:
-                plain, marked = self._apply([messages])[0], None
-            else:
-                plain, marked = self._apply([messages, marked_messages])
-        except _template_errors():
-            # The marked chat may be what it stumbled over; the plain one decides.
-            plain, marked = self._try(messages, draft), None
+            plain, marked = self._apply([messages, turns_to_messages(turns, form, marker)])
+        except (MarksRunOutError, *_template_errors()):
+            # The marks may be what it stumbled over; the plain chat decides.
+            plain = self._try(messages, draft)
             if plain is None:
-                return draft
-        draft.plain = plain
+                return False
+        draft.plain, draft.reason = plain, ""
         if marked is not None:
             stripped, found = read_marks(marked, marker.pieces)
             if stripped == plain:
                 draft.found = found
                 draft.methods = {turn.index: "sentinel" for turn in turns}
-                return draft
-        self._fall_back(draft, used, content_format)
-        return draft
+                return True
+        self._fall_back(draft, used, form)
+        return True
 
-    def _fall_back(self, draft: _Draft, used: set[str], content_format: ContentFormat) -> None:
+    def _fall_back(self, draft: _Draft, used: set[str], form: MessageForm) -> None:
         turns, plain = draft.conversation.turns, draft.plain
 
         def attempt(messages: list[JsonDict]) -> str | None:
             return self._try(messages, None)
 
-        proven, rest = one_turn_at_a_time(turns, plain, used, content_format, attempt)
+        proven, rest = one_turn_at_a_time(turns, plain, used, form, attempt)
         searched, left = ordered_search(rest, plain, proven)
-        guessed = common_prefix(left, turns, plain, content_format, attempt)
+        guessed = common_prefix(left, turns, plain, form, attempt)
         draft.found = sorted([*proven, *searched, *guessed], key=lambda found: found.piece.turn)
         for turn in turns:
             if turn in left:
@@ -245,7 +246,8 @@ class TurnRenderer:
             counts[f"turns_{span.status}"] += 1
             _add(counts, "straddling_or_between", len(span.boundary))
         worst: Status = next(status for status in _WORST_FIRST if any(span.status == status for span in spans))
-        method: Method = max((span.method for span in spans), key=METHODS.index)
+        ranks = [METHODS.index(span.method) for span in spans]
+        method = METHODS[max(ranks)]  # the weakest one used
         return Rendered(
             tokenised.token_ids, tuple(spans), worst, method, dict(counts), draft.plain, "", self.choice.notice
         )
@@ -273,6 +275,13 @@ class TurnRenderer:
             return "empty"
         texts = [plain[found.start : found.end].strip() for found in shown]
         holds = self._verifier.holds(self._verifier.decode(inside), inside, texts)
+        if not holds and len(shown) > 1:
+            # What lies between two parts may be more than the tokenizer can write; each part is asked for itself.
+            pieces = [token_ids[r.touch_start : r.touch_end] for r in ranges]
+            holds = all(
+                self._verifier.holds(self._verifier.decode(ids), ids, [text])
+                for ids, text in zip(pieces, texts, strict=True)
+            )
         return "exact" if holds and all(found.status == "exact" for found in shown) else "unverified"
 
 

@@ -55,11 +55,13 @@ class TranscriptStore:
                     if wanted is None or row["split"] in wanted:
                         yield _conversation(row)
 
-    def get(self, id: str) -> Conversation:
+    def get(self, conversation_id: str) -> Conversation:
         """One conversation. `ConfigError` when there is none of that id."""
-        place = self._places.get(id)
+        place = self._places.get(conversation_id)
         if place is None:
-            raise ConfigError(f"no conversation {id!r}", where=str(self.artifact.path), fix="ids are in the id column")
+            raise ConfigError(
+                f"no conversation {conversation_id!r}", where=str(self.artifact.path), fix="ids are in the id column"
+            )
         group, offset = place
         with self._open() as file:
             return _conversation(file.read_row_group(group).slice(offset, 1).to_pylist()[0])

@@ -1,8 +1,8 @@
 """Records out of chat files, one at a time, in bounded memory.
 
-JSON lines (plain, .gz, .zst) and Parquet. Lines end at LF only: chat texts contain U+2028 and its like. A line that is no
-JSON object is counted with its number; a compressed file that stops in the middle is refused, since what is left out
-of it cannot be counted.
+JSON lines (plain, .gz, .zst) and Parquet. Lines end at LF only: chat texts contain U+2028 and its like. A line that is
+no JSON object is counted with its number; a compressed file that stops in the middle is refused, since what is left
+out of it cannot be counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LMSYS-Chat-1M rows: conversation_id, model, conversation[{role, content}], turn, language, openai_moderation, redacted.
+"""LMSYS-Chat-1M: conversation_id, model, conversation[{role, content}], turn, language, openai_moderation, redacted.
 
 All keys beside the messages are kept as metadata; `openai_moderation` has one verdict per message and becomes a label
 of its turn.

@@ -39,8 +39,8 @@ def readers() -> tuple[Reader, ...]:
     return tuple(Reader(module.NAME, module.KEYS, module) for module in modules)
 
 
-def reader_for(record: Mapping[str, Any], format: str | None = None, where: str = "") -> Reader:
-    """The reader named `format`, or the one that knows the record's keys.
+def reader_for(record: Mapping[str, Any], name: str | None = None, where: str = "") -> Reader:
+    """The reader called `name`, or the one that knows the record's keys.
 
     Raises:
         ConfigError: no format of that name.
@@ -48,10 +48,10 @@ def reader_for(record: Mapping[str, Any], format: str | None = None, where: str 
     """
     everyone = readers()
     for reader in everyone:
-        if reader.name == format if format else reader.module.detect(record):
+        if reader.name == name if name else reader.module.detect(record):
             return reader
     known = "; ".join(f"{reader.name} ({reader.keys})" for reader in everyone)
-    if format:
-        raise ConfigError(f"no such chat format: {format}", fix=f"one of: {known}")
+    if name:
+        raise ConfigError(f"no such chat format: {name}", fix=f"one of: {known}")
     keys = ", ".join(list(record)[:12]) or "none"
     raise DataError(f"unknown chat format; the first record has the keys: {keys}", where=where, fix=f"known: {known}")
