@@ -33,9 +33,7 @@ def above(c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, floor: float) -> Spar
         pre = torch.addmm(b_enc_F, block_ND, w_enc_DF).view(-1)
         flat_E = (pre > floor).nonzero().squeeze(1)
         rows_E = flat_E // n_features
-        parts.append(
-            from_entries(rows_E, flat_E - rows_E * n_features, pre[flat_E], block_ND.shape[0], n_features)
-        )
+        parts.append(from_entries(rows_E, flat_E - rows_E * n_features, pre[flat_E], block_ND.shape[0], n_features))
     return SparseCodes.cat(parts) if parts else _no_rows(c_ND, n_features)
 
 
@@ -50,9 +48,7 @@ def top_k(c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int) -> SparseCode
         positive = values > 0
         rows = torch.arange(block_ND.shape[0], device=c_ND.device).repeat_interleave(kept_NK.shape[1])
         parts.append(
-            from_entries(
-                rows[positive], kept_NK.view(-1)[positive], values[positive], block_ND.shape[0], n_features
-            )
+            from_entries(rows[positive], kept_NK.view(-1)[positive], values[positive], block_ND.shape[0], n_features)
         )
     return SparseCodes.cat(parts) if parts else _no_rows(c_ND, n_features)
 

@@ -90,7 +90,7 @@ class SparseCodes:
         rows_E, features_E = (dense_NF != 0).nonzero(as_tuple=True)
         return from_entries(rows_E, features_E, dense_NF[rows_E, features_E], *dense_NF.shape)
 
-    def padded(self, K: int | None = None) -> Padded:  # noqa: N803 - shape suffix
+    def padded(self, K: int | None = None) -> Padded:
         """Fixed-width view for kernels that want K slots per row.
 
         `K` defaults to the longest row. Raises DataError when a row has more than K entries: dropping some silently
@@ -133,9 +133,7 @@ class SparseCodes:
         """The entries where `mask_E` (bool, (E,)) holds; rows stay."""
         kept_before = torch.zeros(self.n_entries + 1, dtype=torch.int64, device=mask_E.device)
         torch.cumsum(mask_E, 0, out=kept_before[1:])
-        return SparseCodes(
-            kept_before[self.row_ptr], self.indices_E[mask_E], self.values_E[mask_E], self.n_features
-        )
+        return SparseCodes(kept_before[self.row_ptr], self.indices_E[mask_E], self.values_E[mask_E], self.n_features)
 
 
 def from_entries(rows_E: Tensor, features_E: Tensor, values_E: Tensor, n_rows: int, n_features: int) -> SparseCodes:

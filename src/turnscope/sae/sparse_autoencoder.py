@@ -1,8 +1,8 @@
 """The sparse autoencoder at inference: raw activations to sparse codes and back.
 
-Inside, inputs are multiplied by one scalar so that the mean squared norm of the training data is D (METHODS 7.14, after
-Scaling Monosemanticity): codes, threshold and biases live in those units, which makes them comparable between layers and
-models. `encode` and `decode` take and give raw activations.
+Inside, inputs are multiplied by one scalar so that the mean squared norm of the training data is D (METHODS 7.14,
+after Scaling Monosemanticity): codes, threshold and biases live in those units, which makes them comparable between
+layers and models. `encode` and `decode` take and give raw activations.
 
     c = scale * x - b_dec ;  z = select(c @ w_enc + b_enc) ;  x_hat = (z @ w_dec + b_dec) / scale
 
@@ -123,7 +123,7 @@ class SparseAutoencoder(nn.Module):
         if tensor.ndim != 2 or tensor.shape[1] != self.config.d_model:
             raise ConfigError(
                 f"activations of shape {tuple(tensor.shape)}, but this dictionary reads (rows, {self.config.d_model})",
-                where=f"SAE trained at site {self.config.site or 'unknown'} of {self.config.subject or 'an unknown model'}",
+                where=f"SAE of site {self.config.site or 'unknown'} of {self.config.subject or 'an unknown model'}",
                 fix="read activations at the site that the dictionary was trained on",
             )
         return tensor
@@ -150,7 +150,7 @@ def _read_config(path: Path) -> SAEConfig:
         raise IntegrityError(f"{path.name} is not JSON", where=str(path)) from error
     if not isinstance(stored, dict) or stored.get("schema_version") != SCHEMA_VERSION:
         found = stored.get("schema_version") if isinstance(stored, dict) else None
-        raise IntegrityError(f"{path.name} has schema version {found!s:.20}, expected {SCHEMA_VERSION}", where=str(path))
+        raise IntegrityError(f"{path.name} has schema version {found!s:.20}, not {SCHEMA_VERSION}", where=str(path))
     try:
         return SAEConfig.model_validate(stored.get("config"))
     except ConfigError as error:

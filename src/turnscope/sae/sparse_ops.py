@@ -8,11 +8,12 @@ Legend: N rows, D width, F features, E active entries.
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the customary name
+import torch.nn.functional as F
 from torch import Tensor
 
 from turnscope.sae.codes import SparseCodes
@@ -70,13 +71,16 @@ def feature_sum(order: FeatureOrder, values_E: Tensor, rows_ND: Tensor) -> Tenso
 def entry_dot(codes: SparseCodes, a_ND: Tensor, b_FD: Tensor) -> Tensor:
     """`(a_ND @ b_FD.T)` at the active entries only -> (E,)."""
     try:
-        pattern = torch.sparse_csr_tensor(
-            codes.row_ptr,
-            codes.indices_E.long(),
-            torch.zeros_like(codes.values_E),
-            (codes.n_rows, codes.n_features),
-            check_invariants=False,
-        )
+        with warnings.catch_warnings():
+            # torch says once per process that sparse CSR is in beta; the one kernel used here is held by tests.
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+            pattern = torch.sparse_csr_tensor(
+                codes.row_ptr,
+                codes.indices_E.long(),
+                torch.zeros_like(codes.values_E),
+                (codes.n_rows, codes.n_features),
+                check_invariants=False,
+            )
         return torch.sparse.sampled_addmm(pattern, a_ND, b_FD.t(), beta=0.0).values()
     except RuntimeError:
         # sampled_addmm on CPU needs MKL, which builds for other processors lack: gather, a bounded block at a time.

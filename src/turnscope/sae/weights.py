@@ -2,8 +2,8 @@
 
 The header of a safetensors file is attacker-sized: 8 bytes of length, then JSON that names any number of tensors at any
 offsets. `read_weights` therefore looks at the header alone first and refuses, without allocating for it, anything but
-exactly the tensors it was told to expect: dtype, shape, byte ranges that tile the file with no hole and no overlap. Only
-then are the tensors read, and each is checked for NaN and infinity.
+exactly the tensors it was told to expect: dtype, shape, byte ranges that tile the file with no hole and no overlap.
+Only then are the tensors read, and each is checked for NaN and infinity.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def _check_header(path: Path, header: bytes, data_bytes: int, layout: Layout) ->
         raise _refuse(path, f"it names {len(entries)} tensors (the limit is {MAX_TENSORS})")
     missing, extra = sorted(layout.keys() - entries.keys()), sorted(entries.keys() - layout.keys())
     if missing or extra:
-        raise _refuse(path, f"tensors missing: {missing or 'none'}; not expected: {[name[:40] for name in extra] or 'none'}")
+        strange = [name[:40] for name in extra] or "none"
+        raise _refuse(path, f"tensors missing: {missing or 'none'}; not expected: {strange}")
     ranges: list[tuple[int, int]] = []
     for name, (dtype, shape) in layout.items():
         entry = entries[name]

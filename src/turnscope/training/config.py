@@ -64,7 +64,8 @@ class TrainConfig(_Shared):
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between checkpoints. Changes nothing in the result, so it may differ on resume."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; None leaves them as they are. A resumed run gives the same bytes under the same number."""
+    """CPU threads; None: one for a small dictionary, else as many as torch is set to. A resumed run gives the same
+    bytes under the same number."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -52,9 +52,7 @@ def measure(x_ND: Tensor) -> Statistics:
     return Statistics(mean_D, scale, spread * scale * scale)
 
 
-def initial_weights(
-    x_ND: Tensor, statistics: Statistics, n_features: int, data_share: float, seed: int
-) -> Weights:
+def initial_weights(x_ND: Tensor, statistics: Statistics, n_features: int, data_share: float, seed: int) -> Weights:
     """Decoder rows that already point where data lie; encoder equal to decoder; biases 0; b_dec the mean.
 
     A direction is p * (a centred data point) + (1 - p) * (a random direction), both of unit norm, normalised: METHODS

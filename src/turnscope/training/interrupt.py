@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ class Pending:
 
 
 @contextmanager
-def deferred_signals() -> Iterator[Pending]:
+def deferred_signals() -> Generator[Pending]:
     """Hold signals back until the block ends, then deliver the one that came.
 
     Outside the main thread signals cannot be caught, and nothing is deferred.

@@ -152,7 +152,7 @@ class Trainer:
         shapes = {"w_enc_FD": (f, d), "b_enc_F": (f,), "w_dec_FD": (f, d), "b_dec_D": (d,)}
         layout = Layout({"silent_for_F": ("I64", (f,))})
         for name, shape in shapes.items():
-            layout.update({part: ("F32", shape) for part in (name, f"{name}.m", f"{name}.v")})
+            layout.update(dict.fromkeys((name, f"{name}.m", f"{name}.v"), ("F32", shape)))
         return layout
 
     @staticmethod

@@ -1,0 +1,74 @@
+"""Selection rules against what they are by definition."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from turnscope.sae import activations
+from turnscope.sae.activations import above, batch_top_k, keep_largest, top_k
+from turnscope.sae.codes import SparseCodes
+
+
+def identity_encoder(f: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """An encoder whose pre-activations are its inputs."""
+    return torch.eye(f), torch.zeros(f)
+
+
+def test_batch_top_k_spends_the_budget_across_rows() -> None:
+    pre_BF = torch.tensor([[5.0, 4.0, 3.0], [1.0, 0.5, -9.0]])
+    codes = batch_top_k(pre_BF, *identity_encoder(3), k=2)
+    assert codes.to_dense().tolist() == [[5.0, 4.0, 3.0], [1.0, 0.0, 0.0]]
+
+
+def test_ties_at_the_cut_go_to_the_lowest_row_then_feature() -> None:
+    pre_BF = torch.tensor([[0.0, 2.0, 2.0], [2.0, 7.0, 2.0]])
+    codes = batch_top_k(pre_BF, *identity_encoder(3), k=1)
+    assert codes.to_dense().tolist() == [[0.0, 2.0, 0.0], [0.0, 7.0, 0.0]]
+    codes = batch_top_k(pre_BF, *identity_encoder(3), k=2)
+    assert codes.to_dense().tolist() == [[0.0, 2.0, 2.0], [2.0, 7.0, 0.0]]
+
+
+def test_negative_values_never_fill_the_budget() -> None:
+    codes = batch_top_k(torch.tensor([[-1.0, 3.0], [-2.0, 0.0]]), *identity_encoder(2), k=2)
+    assert codes.to_dense().tolist() == [[0.0, 3.0], [0.0, 0.0]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 9), st.integers(2, 12), st.integers(1, 5), st.sampled_from([0.0, 0.3, 1.0, 9.0]), st.integers(0, 99)
+)
+def test_a_hint_never_changes_the_result(b: int, f: int, k: int, hint: float, seed: int) -> None:
+    # Values on a coarse grid, so that ties are common.
+    pre_BF = torch.randint(-4, 5, (b, f), generator=torch.Generator().manual_seed(seed)) / 4
+    codes = batch_top_k(pre_BF, *identity_encoder(f), k=k, hint=hint)
+    expected = torch.zeros(b * f)
+    largest_first = sorted(range(b * f), key=lambda i: (-float(pre_BF.view(-1)[i]), i))
+    for i in largest_first[: b * k]:
+        if pre_BF.view(-1)[i] > 0:
+            expected[i] = pre_BF.view(-1)[i]
+    assert torch.equal(codes.to_dense(), expected.view(b, f))
+
+
+def test_top_k_keeps_k_of_each_row_and_none_below_zero() -> None:
+    pre_NF = torch.tensor([[1.0, 3.0, 2.0], [-1.0, 0.5, -2.0]])
+    codes = top_k(pre_NF, *identity_encoder(3), k=2)
+    assert codes.to_dense().tolist() == [[0.0, 3.0, 2.0], [0.0, 0.5, 0.0]]
+
+
+def test_the_budget_may_exceed_what_there_is() -> None:
+    codes = SparseCodes.from_dense(torch.tensor([[1.0, 2.0]]))
+    assert keep_largest(codes, 5) is codes
+
+
+@pytest.mark.parametrize("rule", ["above", "top_k"])
+def test_rows_in_blocks_give_what_one_block_gives(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x_ND, w_DF, b_F = torch.randn(50, 6), torch.randn(6, 10), torch.randn(10)
+
+    def encode() -> torch.Tensor:
+        return (above(x_ND, w_DF, b_F, 0.5) if rule == "above" else top_k(x_ND, w_DF, b_F, 3)).to_dense()
+
+    whole = encode()
+    monkeypatch.setattr(activations, "block_rows", lambda n_features: 7)
+    assert torch.allclose(encode(), whole, atol=1e-6)
+    assert len(above(x_ND[:0], w_DF, b_F, 0.0)) == 0
