@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -31,7 +31,9 @@ class Tokenizer(Protocol):
 
 
 def fetch(name: str, *, with_code: bool) -> Path:
-    """The local snapshot of a hub model, downloaded unless cached. Raises OSError or ValueError when it cannot be had."""
+    """The local snapshot of a hub model, downloaded unless cached. Raises OSError or ValueError when it cannot be
+    had.
+    """
     from huggingface_hub import snapshot_download
 
     # "*/*" leaves out copies for other frameworks, which live in subfolders (onnx/, original/).
@@ -43,20 +45,14 @@ def fetch(name: str, *, with_code: bool) -> Path:
         "*.txt",
         *(["*.py"] if with_code else []),
     ]
-    return Path(
-        snapshot_download(
-            name, allow_patterns=patterns, ignore_patterns=["*/*", "consolidated*"]
-        )
-    )
+    return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/*", "consolidated*"]))
 
 
 def read_config(folder: Path, *, trust_remote_code: bool) -> Any:
     """The PretrainedConfig of a folder."""
     from transformers import AutoConfig
 
-    return cast(Any, AutoConfig).from_pretrained(
-        folder, trust_remote_code=trust_remote_code
-    )
+    return cast(Any, AutoConfig).from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
@@ -65,9 +61,7 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
 
     return cast(
         Tokenizer,
-        cast(Any, AutoTokenizer).from_pretrained(
-            folder, trust_remote_code=trust_remote_code
-        ),
+        cast(Any, AutoTokenizer).from_pretrained(folder, trust_remote_code=trust_remote_code),
     )
 
 
@@ -80,21 +74,14 @@ def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def is_masked_lm(config: Any) -> bool:
-    """True for BERT-like encoders: the model type has a masked language model and the config does not make it a decoder."""
+    """True for BERT-like encoders: the model type has a masked language model and the config does not make it a
+    decoder.
+    """
     from transformers.models.auto import modeling_auto
 
-    names = cast(
-        "dict[str, str]", cast(Any, modeling_auto).MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
-    causal = any(
-        str(a).endswith(("ForCausalLM", "LMHeadModel"))
-        for a in (config.architectures or [])
-    )
-    return (
-        config.model_type in names
-        and not getattr(config, "is_decoder", False)
-        and not causal
-    )
+    names = cast("dict[str, str]", cast(Any, modeling_auto).MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    causal = any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in (config.architectures or []))
+    return config.model_type in names and not getattr(config, "is_decoder", False) and not causal
 
 
 def read_model(
@@ -108,9 +95,7 @@ def read_model(
     """The pretrained model and the names of weights that its files lack (left at random values by transformers)."""
     import transformers
 
-    auto = cast(
-        Any, transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
-    )
+    auto = cast(Any, transformers.AutoModel if encoder else transformers.AutoModelForCausalLM)
     model, info = auto.from_pretrained(
         folder,
         config=config,
@@ -132,9 +117,7 @@ def build_model(
     """A model with random weights: the same for the same config and seed, whatever the global generator holds."""
     import transformers
 
-    auto = cast(
-        Any, transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
-    )
+    auto = cast(Any, transformers.AutoModel if encoder else transformers.AutoModelForCausalLM)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = auto.from_config(config, trust_remote_code=trust_remote_code)
@@ -152,8 +135,15 @@ def config_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def load_errors() -> tuple[type[Exception], ...]:
+    """What transformers and safetensors raise for a model that is absent, torn or unknown."""
+    from safetensors import SafetensorError
+
+    return (OSError, ValueError, RuntimeError, KeyError, ImportError, cast("type[Exception]", SafetensorError))
+
+
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Keep transformers' loading bars and reports off the terminal; our own errors say what matters."""
     from transformers.utils import logging as hf_logging
 

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens (padded), D model width.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -22,14 +23,11 @@ class _Stop(BaseException):  # a signal; BaseException, so that no model code ca
 def find_blocks(model: nn.Module, n_blocks: int | None) -> nn.ModuleList:
     """The list of residual blocks, found by structure and not by name.
 
-    It is the shallowest ``ModuleList`` with as many items as the config has hidden layers (a list of experts may be longer,
-    but lies deeper); without such a list or number, the longest one whose items share a class. Raises ModelError.
+    It is the shallowest ``ModuleList`` with as many items as the config has hidden layers (a list of experts may be
+    longer, but lies deeper); without such a list or number, the longest one whose items share a class. Raises
+    ModelError.
     """
-    lists = [
-        (name, m)
-        for name, m in model.named_modules()
-        if isinstance(m, nn.ModuleList) and len(m)
-    ]
+    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
     named = [(name, m) for name, m in lists if len(m) == n_blocks]
     if named:
         return min(named, key=lambda pair: (pair[0].count("."), pair[0]))[1]
@@ -72,7 +70,8 @@ def capture(
     Args:
         model: the whole model, in eval mode.
         blocks: its residual blocks, from :func:`find_blocks`.
-        input_ids_BT, attention_mask_BT: right-padded batch on the model's device.
+        input_ids_BT: right-padded batch on the model's device.
+        attention_mask_BT: 1 for tokens, 0 for padding.
         sites: where to read.
         inputs: further keyword arguments of the model's forward.
 
@@ -89,9 +88,7 @@ def capture(
         if site == top:
             raise _Stop
 
-    def read_input(
-        _m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def read_input(_m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(Site("embed"), _stream(args if args else kwargs["hidden_states"]))
 
     def read_output(site: Site) -> Any:
@@ -103,20 +100,12 @@ def capture(
     try:
         for site in set(sites):
             if site.kind == "embed":
-                handles.append(
-                    blocks[0].register_forward_pre_hook(read_input, with_kwargs=True)
-                )
+                handles.append(blocks[0].register_forward_pre_hook(read_input, with_kwargs=True))
             else:
-                handles.append(
-                    blocks[site.block].register_forward_hook(read_output(site))
-                )
+                handles.append(blocks[site.block].register_forward_hook(read_output(site)))
         with torch.inference_mode():
-            try:
-                model(
-                    input_ids=input_ids_BT, attention_mask=attention_mask_BT, **inputs
-                )
-            except _Stop:
-                pass
+            with contextlib.suppress(_Stop):
+                model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, **inputs)
     finally:
         for handle in handles:
             handle.remove()

