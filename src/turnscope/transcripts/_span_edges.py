@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 from turnscope.transcripts._span_types import TurnSpan
 
@@ -27,10 +26,9 @@ def with_edges(spans: Sequence[TurnSpan], token_ids: Sequence[int], bos: int | N
         else:
             shown.append(span)
     tail = list(token_ids[shown[-1].end :]) if shown else []
-    if shown and not _is_last(shown[-1], spans):
-        # What follows also holds the scaffold of later, empty or dropped turns: keep what every gap starts with.
-        for before, after in pairwise(shown):
-            tail = tail[: _repeated(token_ids[before.end : after.start], tail)]
+    if tail and not _is_last(shown[-1], spans):
+        # What follows also holds the scaffold of later, empty turns: the last one of those ends as every turn does.
+        tail = tail[len(tail) - 1 - tail[::-1].index(tail[0]) :]
     headers: dict[int, int] = {}
     footers: dict[int, int] = {}
     free = 0  # where the turn before, footer and all, ends
@@ -44,8 +42,9 @@ def with_edges(spans: Sequence[TurnSpan], token_ids: Sequence[int], bos: int | N
             header = 1
         headers[span.index] = header
     if shown:
-        closes = _is_last(shown[-1], spans) or not tail
-        footers[shown[-1].index] = len(token_ids) if closes else shown[-1].end + len(tail)
+        end = shown[-1].end
+        last_footer = _repeated(token_ids[end:], tail)
+        footers[shown[-1].index] = end + last_footer
     for inner in (span for inside in nested.values() for span in inside):
         headers[inner.index], footers[inner.index] = inner.start, inner.end
     out: list[TurnSpan] = []

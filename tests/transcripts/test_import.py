@@ -1,0 +1,263 @@
+"""Chat files in, transcripts artifact out: formats, splits, and every kind of bad input."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from turnscope.artifacts.errors import ConfigError, DataError, IntegrityError, StorageError, TurnscopeError
+from turnscope.transcripts import Conversation, ImportConfig, import_conversations, open_transcripts, split_of
+from turnscope.transcripts.import_ import ImportResult, run
+from turnscope.transcripts.readers import files
+
+
+def record(text: str = "hello", **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "ok"}], **more}
+
+
+def lines(*records: Any) -> bytes:
+    return b"".join(json.dumps(item).encode() + b"\n" for item in records)
+
+
+def many(count: int) -> bytes:
+    return lines(*[record(f"number {number}") for number in range(count)])
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., ImportResult]:
+    def do(data: bytes, name: str = "chat.jsonl", **settings: Any) -> ImportResult:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return run(ImportConfig(sources=(path,), out=tmp_path / "out", **settings))
+
+    return do
+
+
+def _parquet(*records: dict[str, Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(records)), sink)
+    return sink.getvalue().to_pybytes()
+
+
+GOOD = lines(record("one", id="a"), record("two", id="b"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GOOD,
+        b"\xef\xbb\xbf" + GOOD,
+        GOOD.replace(b"\n", b"\r\n"),
+        GOOD.rstrip(b"\n"),
+        GOOD.replace(b"\n", b"\n\n"),
+        gzip.compress(GOOD),
+        zstandard.compress(GOOD),
+        zstandard.compress(GOOD[:40]) + zstandard.compress(GOOD[40:]),
+        _parquet(record("one", id="a"), record("two", id="b")),
+    ],
+    ids=["plain", "bom", "crlf", "no_last_newline", "blank_lines", "gz", "zst", "zst_frames", "parquet"],
+)
+def test_containers(data: bytes, load: Callable[..., ImportResult]) -> None:
+    result = load(data)
+    store = open_transcripts(result.path)
+    assert [conversation.id for conversation in store] == ["a", "b"]
+    assert [turn.text for turn in store.get("b").turns] == ["two", "ok"]
+    assert (len(store), result.n_turns, result.formats) == (2, 4, {"chat.jsonl": "messages"})
+    assert store.fingerprint == result.fingerprint
+    assert store.artifact.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", DataError, "empty"),
+        (b"\n\n", DataError, "no conversation is left"),
+        (b"[" + GOOD.replace(b"\n", b",")[:-1] + b"]", DataError, "a list; one record per line"),
+        (b"not json\n", DataError, "line 1: not JSON"),
+        (b"\xff\xfe\n" + GOOD, DataError, "line 1: not UTF-8"),
+        (b"[" * 100_000 + b"\n", DataError, "line 1"),
+        (gzip.compress(many(50))[:-30], DataError, "cut short"),
+        (zstandard.compress(many(50))[:-9], DataError, "cut short"),
+        (_parquet(record())[:-9], DataError, "Parquet"),
+        (_parquet({"messages": None}), DataError, "unknown chat format"),
+        (lines({"prompt": "x"}), DataError, "the keys: prompt"),
+        (lines({"messages": []}), DataError, "dropped_no_turns 1"),
+        (lines({"messages": [{"role": "user", "content": " \n"}]}), DataError, "dropped_only_white_space 1"),
+        (lines({"messages": [{"content": "x"}]}), DataError, "dropped_missing_role 1"),
+    ],
+    ids=range(14),
+)
+def test_files_that_are_refused(
+    data: bytes, error: type[TurnscopeError], words: str, load: Callable[..., ImportResult], tmp_path: Path
+) -> None:
+    with pytest.raises(error) as caught:
+        load(data)
+    assert words in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    # Nothing is left that would bar the next try, whatever its settings.
+    assert load(GOOD, seed=5).n_conversations == 2
+
+
+def test_settings_that_are_refused(load: Callable[..., ImportResult], tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught:
+        run(ImportConfig(sources=(tmp_path / "absent.jsonl",), out=tmp_path / "out"))
+    assert "absent.jsonl" in str(caught.value)
+    with pytest.raises(StorageError):
+        run(ImportConfig(sources=(tmp_path,), out=tmp_path / "out"))
+    with pytest.raises(ConfigError, match="no sources"):
+        run(ImportConfig(out=tmp_path / "out"))
+    with pytest.raises(ConfigError, match="no such chat format: sharegpt"):
+        load(GOOD, format="sharegpt")
+    with pytest.raises(ConfigError):
+        load(GOOD, limit=0)
+
+
+def test_bad_lines_are_counted_with_their_numbers(load: Callable[..., ImportResult]) -> None:
+    result = load(many(100) + b"{torn\n" + many(99))
+    assert result.counts["bad_lines"] == 1
+    assert [(name, line) for name, line, _ in result.bad_lines] == [("chat.jsonl", 101)]
+    assert result.n_conversations == 199
+
+
+def test_more_than_one_percent_bad_stops_unless_told(load: Callable[..., ImportResult]) -> None:
+    with pytest.raises(DataError, match="2 of 102 lines are bad; the first is line 1:"):
+        load(b"x\ny\n" + many(100))
+    assert load(b"x\ny\n" + many(100), allow_bad_lines=True).n_conversations == 100
+
+
+def test_a_line_too_long_is_skipped(load: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CHUNK", 64)
+    monkeypatch.setattr(files, "MAX_LINE", 500)
+    result = load(many(3) + lines(record("x" * 1000)) + many(2), allow_bad_lines=True)
+    assert result.n_conversations == 5
+    assert result.bad_lines[0][1] == 4
+
+
+def test_strange_text_comes_through(load: Callable[..., ImportResult]) -> None:
+    text = "a\u2028b\x00c \u202e \ufffd 🦊"
+    raw = lines(record(text, id="x"), {"id": "y", "messages": [{"role": "user", "content": "?"}], "score": 1e400})
+    raw = raw.replace(b'"?"', b'"lone \\ud800 one"')
+    result = load(raw)
+    store = open_transcripts(result.path)
+    assert store.get("x").turns[0].text == text
+    assert store.get("y").turns[0].text == "lone \ufffd one"
+    assert store.get("y").metadata == {"score": None}
+    assert result.counts["surrogates_replaced"] == 1
+
+
+def test_ids_and_duplicates(load: Callable[..., ImportResult]) -> None:
+    result = load(lines(record("a", id="x"), record("b", id="x"), record("a", id="z"), record("c")))
+    chats = list(open_transcripts(result.path))
+    assert [chat.id for chat in chats] == ["x", "x#1", "z", "chat.jsonl/3"]
+    assert chats[0].group == chats[2].group
+    assert chats[0].split == chats[2].split
+    assert len({chat.group for chat in chats}) == 3
+    assert (result.counts["duplicate_id"], result.counts["duplicate_conversation"]) == (1, 1)
+
+
+def test_groups_by_label(load: Callable[..., ImportResult]) -> None:
+    data = lines(*[record(f"n{number}", labels={"pair": number // 2}) for number in range(40)], record("alone"))
+    result = load(data, group_by="pair")
+    chats = list(open_transcripts(result.path))
+    assert all(chats[at].split == chats[at + 1].split for at in range(0, 40, 2))
+    assert len({chat.group for chat in chats}) == 21
+    assert result.counts["group_label_missing"] == 1
+
+
+def test_splits() -> None:
+    drawn = Counter(split_of(str(number), 0) for number in range(20_000))
+    for split, share in {"train": 0.6, "explain": 0.1, "eval": 0.2, "locked": 0.1}.items():
+        assert abs(drawn[split] / 20_000 - share) < 0.015  # type: ignore[index]
+    assert any(split_of(str(number), 0) != split_of(str(number), 1) for number in range(20))
+
+
+def test_reading_by_split(load: Callable[..., ImportResult]) -> None:
+    store = open_transcripts(load(many(300)).path)
+    parts = {split: list(store.conversations([split])) for split in ("train", "explain", "eval", "locked")}
+    assert sum(map(len, parts.values())) == len(store) == 300
+    assert all(chat.split == split for split, chats in parts.items() for chat in chats)
+    assert store.counts["split_train"] == len(parts["train"])
+    with pytest.raises(ConfigError, match="no such split: test"):
+        store.conversations(["test"])
+    with pytest.raises(ConfigError, match="no conversation 'absent'"):
+        store.get("absent")
+
+
+def test_the_same_import_is_the_same_artifact(load: Callable[..., ImportResult], tmp_path: Path) -> None:
+    first = load(many(10))
+    again = load(many(10))
+    assert again.reused
+    assert (again.fingerprint, again.n_conversations) == (first.fingerprint, 10)
+    elsewhere = run(ImportConfig(sources=(tmp_path / "chat.jsonl",), out=tmp_path / "elsewhere"))
+    assert elsewhere.fingerprint == first.fingerprint
+    with pytest.raises(IntegrityError, match="seed: 0 -> 1"):
+        load(many(10), seed=1)
+
+
+def test_limit(load: Callable[..., ImportResult]) -> None:
+    assert load(many(10), limit=3).n_conversations == 3
+
+
+def test_lmsys(load: Callable[..., ImportResult]) -> None:
+    row = {
+        "conversation_id": "c9",
+        "model": "m",
+        "conversation": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}],
+        "turn": 1,
+        "language": "English",
+        "openai_moderation": [{"flagged": False}, {"flagged": True}],
+        "redacted": False,
+    }
+    result = load(lines(row))
+    chat = open_transcripts(result.path).get("c9")
+    assert result.formats == {"chat.jsonl": "lmsys"}
+    assert (chat.lang, chat.metadata["model"], chat.metadata["turn"]) == ("English", "m", 1)
+    assert chat.turns[1].labels == {"openai_moderation": {"flagged": True}}
+
+
+HH = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kept", "ambiguous"),
+    [
+        (HH + " see you", 2, 0),
+        (HH.lstrip() + " see you", 2, 0),
+        (HH + " he said\n\nHuman: no", 2, 0),  # cannot be told from a turn: still strictly alternating
+        (HH + " he said\n\nAssistant: no", 0, 1),
+        ("\n\nHuman: a\n\nHuman: b", 0, 1),
+        ("\n\nAssistant: a\n\nHuman: b", 0, 1),
+        ("intro\n\nHuman: a\n\nAssistant: b", 0, 1),
+    ],
+)
+def test_hh_rlhf(chosen: str, kept: int, ambiguous: int, load: Callable[..., ImportResult]) -> None:
+    safe = {"chosen": HH + " ok", "rejected": HH + " no"}
+    result = load(lines(safe, {"chosen": chosen, "rejected": HH + " fine"}))
+    assert result.formats == {"chat.jsonl": "hh_rlhf"}
+    assert result.n_conversations == 2 + kept
+    assert result.counts.get("dropped_ambiguous_markers", 0) == ambiguous
+    chats = list(open_transcripts(result.path))
+    assert chats[0].labels["preference"] == "chosen"
+    assert [turn.role for turn in chats[0].turns] == ["user", "assistant"] * 2
+    # The two answers to one prompt never stand on two sides of a split.
+    assert chats[0].group == chats[1].group
+
+
+def test_conversations_made_in_memory(tmp_path: Path) -> None:
+    config = ImportConfig(out=tmp_path / "out", seed=3)
+    chats = [Conversation.from_messages(record(f"n {number}")["messages"], id=f"d{number}") for number in range(5)]
+    result = import_conversations(iter(chats), config.out, config, inputs={"grammar": "1"})
+    store = open_transcripts(result.path)
+    assert [chat.id for chat in store] == [chat.id for chat in chats]
+    assert [chat.turns for chat in store] == [chat.turns for chat in chats]
+    assert store.artifact.manifest.inputs == {"grammar": "1"}
+    assert "out" not in store.artifact.manifest.config
