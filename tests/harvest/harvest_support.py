@@ -77,7 +77,22 @@ def make_encoder(folder: Path) -> Path:
 def chats(n: int, seed: int = 0, *, words: int = 6) -> list[dict[str, Any]]:
     """``n`` chats as plain records: id, split and messages."""
     rng = random.Random(seed)
-    lexicon = "sun rain tea boat lamp seven green ¿qué? 木 fig quartz no yes maybe".split()
+    lexicon = [
+        "sun",
+        "rain",
+        "tea",
+        "boat",
+        "lamp",
+        "seven",
+        "green",
+        "¿qué?",
+        "木",
+        "fig",
+        "quartz",
+        "no",
+        "yes",
+        "maybe",
+    ]
     out: list[dict[str, Any]] = []
     for i in range(n):
         messages = [
@@ -131,7 +146,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def plain_means(model_folder: Path, records: list[dict[str, Any]], block: int) -> dict[tuple[str, int], np.ndarray]:
-    """Turn means by the plainest loop: one conversation at a time, tokens found by their text, hidden states from transformers."""
+    """Turn means by the plainest loop: one conversation at a time, tokens found by their text, hidden states from
+    transformers.
+    """
     tokenizer = make_tokenizer()
     model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
     out: dict[tuple[str, int], np.ndarray] = {}

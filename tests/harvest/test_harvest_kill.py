@@ -16,7 +16,8 @@ from turnscope.harvest import run
 
 SETTINGS = {"sites": ("embed", "resid.1"), "tokens": 3, "shard_turns": 10}
 
-# Runs a harvest and kills itself at the n-th call of os.replace or os.fsync: in mid-write, between two files, or at the commit.
+# Runs a harvest and kills itself at the n-th call of os.replace or os.fsync: in mid-write, between two files, or at
+# the commit.
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
@@ -39,7 +40,9 @@ harvest.run(support.config(Path({folder!r}), Path({model!r}), **{settings!r}))
 def start(folder: Path, model: Path, call: str, n: int) -> int:
     script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), model=str(model), settings=SETTINGS)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TURNSCOPE_QUIET": "1"}
-    return subprocess.run([sys.executable, "-c", script, call, str(n)], env=env, capture_output=True, check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-c", script, call, str(n)], env=env, capture_output=True, check=False
+    ).returncode
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,9 @@ def test_killed_and_resumed_is_byte_identical(
     out = tmp_path / "out"
     assert start(tmp_path, model, call, n) == -signal.SIGKILL
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("turns-*.parquet")}
-    shards = [out / site / f"shard-{path.name[6:11]}.safetensors" for path in stamps for site in [path.parent.parent.name]]
+    shards = [
+        out / site / f"shard-{path.name[6:11]}.safetensors" for path in stamps for site in [path.parent.parent.name]
+    ]
     written = {path: path.stat().st_mtime_ns for path in shards}
     result = run(support.config(tmp_path, model, **SETTINGS))
     assert support.hashes(out) == unbroken

@@ -91,7 +91,9 @@ def test_all_tokens_average_to_the_mean(tmp_path: Path, model: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_stored_types(tmp_path: Path, model: Path, dtype: str) -> None:
-    exact = open_activations(harvest_in(tmp_path / "x", model, support.chats(9), tokens="all", token_dtype="float32") / "resid.1")
+    exact = open_activations(
+        harvest_in(tmp_path / "x", model, support.chats(9), tokens="all", token_dtype="float32") / "resid.1"
+    )
     out = harvest_in(tmp_path / "y", model, support.chats(9), tokens="all", dtype=dtype, token_dtype=dtype)
     store = open_activations(out / "resid.1")
     rtol = {"float32": 0, "bfloat16": 2**-8, "float16": 2**-10}[dtype]
@@ -111,7 +113,8 @@ def test_random_tokens_do_not_depend_on_the_batch_and_are_fair(tmp_path: Path, m
     hits = np.zeros(10)
     for i in range(4000):
         chosen = draw(10, 3, seed=0, conversation_id=f"c{i}", turn=i % 7)
-        assert len(set(chosen)) == 3 and sorted(chosen) == list(chosen)
+        assert len(set(chosen)) == 3
+        assert sorted(chosen) == list(chosen)
         hits[chosen] += 1
     assert np.abs(hits - 1200).max() < 4.5 * np.sqrt(4000 * 0.3 * 0.7)
 
@@ -126,7 +129,8 @@ def test_roles_and_token_sets(tmp_path: Path, model: Path) -> None:
         open_activations(harvest_in(tmp_path / s, model, records, token_set=s) / "resid.1").turns["n_tokens"].to_numpy()
         for s in ("content", "with_header", "all")
     ]
-    assert (sizes[1] == sizes[0] + 2).all() and (sizes[2] == sizes[1] + 2).all()
+    assert (sizes[1] == sizes[0] + 2).all()
+    assert (sizes[2] == sizes[1] + 2).all()
 
 
 def long_chat(n: int) -> dict[str, Any]:
@@ -139,23 +143,31 @@ def test_too_long_is_skipped_and_counted(tmp_path: Path, model: Path) -> None:
     store = open_activations(out / "resid.1")
     assert "long" not in store.turns["conversation_id"].to_pylist()
     counts = store.artifact.manifest.counts
-    assert counts["conversations.too_long"] == 1 and counts["dropped.too_long"] == 20
+    assert counts["conversations.too_long"] == 1
+    assert counts["dropped.too_long"] == 20
 
 
 def test_truncation_keeps_whole_turns_at_the_end(tmp_path: Path, model: Path) -> None:
-    store = open_activations(harvest_in(tmp_path, model, [long_chat(20)], too_long="truncate-left", tokens="all") / "resid.1")
+    store = open_activations(
+        harvest_in(tmp_path, model, [long_chat(20)], too_long="truncate-left", tokens="all") / "resid.1"
+    )
     kept = store.turns["turn"].to_pylist()
-    assert kept == list(range(20 - len(kept), 20)) and 0 < len(kept) < 20
+    assert kept == list(range(20 - len(kept), 20))
+    assert 0 < len(kept) < 20
     counts = store.artifact.manifest.counts
-    assert counts["conversations.truncated"] == 1 and counts["dropped.cut"] == 20 - len(kept)
+    assert counts["conversations.truncated"] == 1
+    assert counts["dropped.cut"] == 20 - len(kept)
     text = support.make_tokenizer().decode(store.token_ids_T(slice(0, int(store.token_offsets[1]))).tolist())
     assert text == long_chat(20)["messages"][kept[0]]["content"].strip()
 
 
 def test_windows_of_a_decoder_keep_every_turn(tmp_path: Path, model: Path) -> None:
     records = [long_chat(20), {"id": "one", "split": "train", "messages": [{"role": "user", "content": "x" * 2000}]}]
-    store = open_activations(harvest_in(tmp_path, model, records, too_long="window", tokens="all", token_dtype="float32") / "resid.1")
-    assert len(store) == 21 and store.artifact.manifest.counts["conversations.windowed"] == 2
+    store = open_activations(
+        harvest_in(tmp_path, model, records, too_long="window", tokens="all", token_dtype="float32") / "resid.1"
+    )
+    assert len(store) == 21
+    assert store.artifact.manifest.counts["conversations.windowed"] == 2
     assert store.turns["n_tokens"].to_pylist()[-1] == 2000
     for row in range(21):
         part = slice(int(store.token_offsets[row]), int(store.token_offsets[row + 1]))
@@ -167,10 +179,17 @@ def test_an_encoder_reads_in_windows_with_its_special_tokens(tmp_path: Path, enc
     from transformers import BertModel
 
     out = harvest_in(
-        tmp_path, encoder, [long_chat(4)], too_long="window", tokens="all", token_dtype="float32", sites=("embed", "resid.1")
+        tmp_path,
+        encoder,
+        [long_chat(4)],
+        too_long="window",
+        tokens="all",
+        token_dtype="float32",
+        sites=("embed", "resid.1"),
     )
     store = open_activations(out / "resid.1")
-    assert len(store) == 4 and store.artifact.manifest.config["template"] == "plain"
+    assert len(store) == 4
+    assert store.artifact.manifest.config["template"] == "plain"
     # Turn 0 starts the first window: [CLS], "user:\n", the text. The window ends before the turn that no longer fits.
     bert = BertModel.from_pretrained(encoder).eval()
     text = long_chat(4)["messages"][0]["content"].strip()
@@ -190,26 +209,35 @@ def test_not_a_number_is_dropped_and_counted(tmp_path: Path, model: Path) -> Non
     weights["model.embed_tokens.weight"][seven] = np.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     chat = {"id": "c", "split": "train", "messages": [
-        {"role": "user", "content": "fine"}, {"role": "assistant", "content": "a 7 here"}, {"role": "user", "content": "after"},
+        {"role": "user", "content": "fine"}, {"role": "assistant", "content": "a 7 here"}, {"role": "user", "content":
+        "after"},
     ]}  # fmt: skip
     out = harvest_in(tmp_path / "h", folder, [chat, *support.chats(6)], sites=("embed", "resid.1"), tokens="all")
     embed, resid = open_activations(out / "embed"), open_activations(out / "resid.1")
-    assert embed.artifact.manifest.counts["dropped.not_finite"] == 1, "at the embedding only the turn with the token is hit"
+    assert embed.artifact.manifest.counts["dropped.not_finite"] == 1, (
+        "at the embedding only the turn with the token is hit"
+    )
     assert resid.artifact.manifest.counts["dropped.not_finite"] == 3, "above, all of its conversation, and no other"
     for store in (embed, resid):
-        assert np.isfinite(store.mean_ND()).all() and np.isfinite(store.tokens_TD()).all()
+        assert np.isfinite(store.mean_ND()).all()
+        assert np.isfinite(store.tokens_TD()).all()
         assert store.token_offsets[-1] == store.turns["n_tokens"].to_numpy().sum() == store.n_tokens_stored
         json.loads((store.artifact.path / "stats.json").read_text())
 
 
 def test_blank_turns_are_counted(tmp_path: Path, model: Path) -> None:
-    chat = {"id": "c", "split": "train", "messages": [{"role": "user", "content": "  \n"}, {"role": "assistant", "content": "yes"}]}
+    chat = {
+        "id": "c",
+        "split": "train",
+        "messages": [{"role": "user", "content": "  \n"}, {"role": "assistant", "content": "yes"}],
+    }
     store = open_activations(harvest_in(tmp_path, model, [chat]) / "resid.1")
-    assert store.turns["turn"].to_pylist() == [1] and store.artifact.manifest.counts["dropped.empty"] == 1
+    assert store.turns["turn"].to_pylist() == [1]
+    assert store.artifact.manifest.counts["dropped.empty"] == 1
 
 
 def test_nothing_to_harvest_is_an_error(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(DataError, match="dropped|role|no turns"):
+    with pytest.raises(DataError, match="role 9"):
         harvest_in(tmp_path, model, support.chats(3), roles=("robot",))
     with pytest.raises(DataError, match="hold no turns"):
         harvest_in(tmp_path / "none", model, [])
@@ -237,7 +265,9 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path, model: Path, monkeypatch
     assert "out of memory" in (out / "run.log").read_text()
 
 
-def test_a_single_sequence_without_room_is_not_retried_for_ever(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_sequence_without_room_is_not_retried_for_ever(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from turnscope.harvest import write
@@ -250,7 +280,9 @@ def test_a_single_sequence_without_room_is_not_retried_for_ever(tmp_path: Path, 
         harvest_in(tmp_path, model, support.chats(5))
 
 
-def test_disk_full_leaves_a_harvest_that_can_go_on(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_leaves_a_harvest_that_can_go_on(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import errno
 
     from turnscope.artifacts import atomic

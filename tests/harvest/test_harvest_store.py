@@ -45,7 +45,8 @@ def test_an_epoch_holds_every_row_of_the_split_once(store: ActivationStore, unit
     assert source.n_rows == len(expected)
     epochs = 2
     taken = list(islice(source.batches(), -(-epochs * source.n_rows // batch_size)))
-    assert {batch.shape for batch in taken} == {(batch_size, store.d_model)} and taken[0].dtype == np.float32
+    assert {batch.shape for batch in taken} == {(batch_size, store.d_model)}
+    assert taken[0].dtype == np.float32
     rows = np.concatenate(taken)[: epochs * source.n_rows]
     ends = rows[: source.n_rows], rows[source.n_rows :]
     assert not np.array_equal(ends[0], ends[1]), "reshuffled each epoch"
@@ -81,14 +82,15 @@ def test_a_store_without_tokens_says_so(tmp_path: Path, model: Path) -> None:
     bare = ActivationStore(run(support.config(tmp_path, model)).activations["resid.1"])
     assert bare.n_tokens_stored == 0
     for use in (lambda: bare.tokens_TD(), lambda: StoreSource(bare, unit="token")):
-        with pytest.raises(DataError, match="means only|no tokens"):
+        with pytest.raises(DataError, match=r"means only|no tokens"):
             use()
 
 
 def test_reading_a_store_imports_no_torch(store: ActivationStore) -> None:
     code = (
         "import sys; from turnscope.harvest import open_activations, StoreSource, HarvestConfig; "
-        f"s = open_activations({str(store.artifact.path)!r}); next(StoreSource(s).batches()); assert 'torch' not in sys.modules"
+        f"s = open_activations({str(store.artifact.path)!r}); next(StoreSource(s).batches()); "
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -24,9 +24,7 @@ SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id":
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SIZE, **SPECIAL),
     "qwen2": lambda: Qwen2Config(**SIZE, **SPECIAL, num_key_value_heads=2),
-    "gpt2": lambda: GPT2Config(
-        n_embd=32, n_layer=3, n_head=4, vocab_size=100, n_positions=64, **SPECIAL
-    ),
+    "gpt2": lambda: GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=100, n_positions=64, **SPECIAL),
     "gpt_neox": lambda: GPTNeoXConfig(**SIZE, **SPECIAL),
     "bert": lambda: BertConfig(**SIZE, pad_token_id=0),
 }

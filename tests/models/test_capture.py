@@ -41,17 +41,11 @@ def test_sites_are_the_hidden_states_of_transformers(
     ids_BT, mask_BT = batch([12, 12])
     found = capture(model, find_blocks(model, 3), ids_BT, mask_BT, SITES)
     with torch.inference_mode():
-        truth = model(
-            input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=True
-        ).hidden_states
+        truth = model(input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=True).hidden_states
     for site in SITES[:3]:
-        torch.testing.assert_close(
-            found[site], truth[site.block + 1], rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(found[site], truth[site.block + 1], rtol=0, atol=1e-6)
     last_BTD = found[SITES[3]]
-    if (
-        name in FINAL_NORM
-    ):  # decoders: hidden_states[-1] is what the final norm makes of the last block's output
+    if name in FINAL_NORM:  # decoders: hidden_states[-1] is what the final norm makes of the last block's output
         assert not torch.allclose(last_BTD, truth[3], atol=1e-3)
         with torch.inference_mode():
             last_BTD = model.get_submodule(FINAL_NORM[name])(last_BTD)
@@ -65,22 +59,16 @@ def test_padded_batch_equals_single_rows(tiny: tuple[str, nn.Module]) -> None:
     blocks = find_blocks(model, 3)
     together = capture(model, blocks, ids_BT, mask_BT, SITES)
     for b, n in enumerate(lengths):
-        alone = capture(
-            model, blocks, ids_BT[b : b + 1, :n], mask_BT[b : b + 1, :n], SITES
-        )
+        alone = capture(model, blocks, ids_BT[b : b + 1, :n], mask_BT[b : b + 1, :n], SITES)
         for site in SITES:
-            torch.testing.assert_close(
-                together[site][b, :n], alone[site][0], rtol=1e-5, atol=1e-5
-            )
+            torch.testing.assert_close(together[site][b, :n], alone[site][0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("site", "expected"),
     [("embed", [0, 0, 0]), ("resid.0", [1, 0, 0]), ("resid.1", [1, 1, 0])],
 )
-def test_blocks_above_the_site_do_not_run(
-    tiny: tuple[str, nn.Module], site: str, expected: list[int]
-) -> None:
+def test_blocks_above_the_site_do_not_run(tiny: tuple[str, nn.Module], site: str, expected: list[int]) -> None:
     _, model = tiny
     blocks = find_blocks(model, 3)
     before = hooks(blocks)
@@ -94,11 +82,7 @@ def test_blocks_above_the_site_do_not_run(
         return hook
 
     for i, block in enumerate(blocks):
-        inner = next(
-            m
-            for m in block.modules()
-            if isinstance(m, nn.LayerNorm) or "Norm" in type(m).__name__
-        )
+        inner = next(m for m in block.modules() if isinstance(m, nn.LayerNorm) or "Norm" in type(m).__name__)
         handles.append(inner.register_forward_hook(count(i)))
     head = getattr(model, "lm_head", None) or getattr(model, "embed_out", None)
     if head is not None:
@@ -106,7 +90,8 @@ def test_blocks_above_the_site_do_not_run(
     capture(model, blocks, *batch([5]), [Site.parse(site)])
     for handle in handles:
         handle.remove()
-    assert [runs[i] for i in range(3)] == expected and runs["head"] == 0
+    assert [runs[i] for i in range(3)] == expected
+    assert runs["head"] == 0
     assert hooks(blocks) == before, "hooks are left behind"
 
 

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=50,
         max_position_embeddings=32,
     )  # fmt: skip
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
     save_tokenizer(tmp_path / "m")
     return tmp_path / "m"
@@ -37,7 +37,9 @@ def folder(tmp_path: Path) -> Path:
 def test_facts_of_a_loaded_model(folder: Path) -> None:
     subject = load_subject(str(folder))
     assert (subject.name, subject.d_model, subject.n_blocks, subject.context) == ("m", 16, 2, 32)
-    assert not subject.is_encoder and not subject.has_template and subject.prefix == ()
+    assert not subject.is_encoder
+    assert not subject.has_template
+    assert subject.prefix == ()
     assert not subject.model.training
     assert load_subject(str(folder), dtype="bfloat16").model.dtype == torch.bfloat16
     with pytest.raises(ConfigError, match="has 2 blocks"):
@@ -76,7 +78,8 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(fol
     two = load_subject(str(folder), random_weights=True)
     trained = load_subject(str(folder))
     weights = [m.model.get_submodule("model.layers.0.mlp.up_proj").weight for m in (one, two, trained)]
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
     assert one.fingerprint == two.fingerprint != trained.fingerprint
 
 
@@ -84,7 +87,8 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(fol
 def test_a_wrong_path_is_one_line_with_a_cure(name: str) -> None:
     with pytest.raises(ModelError, match="no such model") as caught:
         load_subject(name)
-    assert "\n" not in caught.value.what and caught.value.fix
+    assert "\n" not in caught.value.what
+    assert caught.value.fix
 
 
 def test_a_hub_model_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import torch
 
 
 def pack(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """The bytes of a safetensors file: the same for the same tensors (no metadata, whose order safetensors does not fix)."""
+    """The bytes of a safetensors file: the same for the same tensors (no metadata, whose order safetensors does not
+    fix).
+    """
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return cast(bytes, cast(Any, safetensors.torch).save(contiguous))

@@ -1,7 +1,7 @@
 """From a conversation's tokens to the sequences that a model is given, and from sequences to batches.
 
-A sequence is one row of a forward pass. A conversation within the context is one sequence; a longer one is left out, read in
-windows or cut, by policy. Everything here is plain Python and numpy, and depends on nothing but its arguments.
+A sequence is one row of a forward pass. A conversation within the context is one sequence; a longer one is left out,
+read in windows or cut, by policy. Everything here is plain Python and numpy, and depends on nothing but its arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens [start, end) of a conversation, of which those from ``keep`` on are read here; ``prefix`` goes before them."""
+    """Tokens [start, end) of a conversation, of which those from ``keep`` on are read here; ``prefix`` goes before
+    them.
+    """
 
     start: int
     end: int
@@ -37,20 +39,14 @@ class Window:
         return inside - self.start + len(self.prefix)
 
 
-def body(
-    token_ids: Sequence[int], prefix: tuple[int, ...], suffix: tuple[int, ...]
-) -> tuple[int, int]:
+def body(token_ids: Sequence[int], prefix: tuple[int, ...], suffix: tuple[int, ...]) -> tuple[int, int]:
     """The range of a conversation without an encoder's special tokens at its ends, which each window gets anew.
 
     The plain template writes them; a template of the user's own may not.
     """
     n = len(token_ids)
     start = len(prefix) if tuple(token_ids[: len(prefix)]) == prefix else 0
-    end = (
-        n - len(suffix)
-        if suffix and tuple(token_ids[n - len(suffix) :]) == suffix
-        else n
-    )
+    end = n - len(suffix) if suffix and tuple(token_ids[n - len(suffix) :]) == suffix else n
     return start, max(start, end)
 
 
@@ -61,40 +57,40 @@ def encoder_windows(
     prefix: tuple[int, ...],
     suffix: tuple[int, ...],
 ) -> list[Window]:
-    """Windows for a model that sees both ways: cut where turns start, so that a turn is split only if no window holds it.
+    """Windows for a model that sees both ways: cut where turns start, so that a turn is split only if no window holds
+    it.
 
     Args:
         span: the tokens to cover, as from :func:`body`.
         starts: where a turn ends and the next begins, ascending.
         context: most tokens of a sequence, special tokens included.
-        prefix, suffix: special tokens around every window.
+        prefix: special tokens before every window.
+        suffix: and after it.
     """
     first, last = span
     room = context - len(prefix) - len(suffix)
     cuts = [first]
     edges = [s for s in starts if first < s < last]
-    for edge, following in zip(edges, [*edges[1:], last], strict=True):
+    for edge, following in zip(edges, [*edges, last][1:], strict=True):
         if following - cuts[-1] > room:
             cuts.append(edge)
     windows: list[Window] = []
     for start, end in zip(cuts, [*cuts[1:], last], strict=True):
         pieces = -(-(end - start) // room)
-        bounds = [
-            start + (end - start) * i // pieces for i in range(pieces + 1)
-        ]  # even pieces: no sliver at the end
-        windows += [
-            Window(a, b, a, prefix, suffix) for a, b in itertools.pairwise(bounds)
-        ]
+        bounds = [start + (end - start) * i // pieces for i in range(pieces + 1)]  # even pieces: no sliver at the end
+        windows += [Window(a, b, a, prefix, suffix) for a, b in itertools.pairwise(bounds)]
     return windows
 
 
-def decoder_windows(
-    n_tokens: int, context: int, first: tuple[int, ...]
-) -> list[Window]:
-    """Windows for a model that sees to the left: each overlaps half of the one before, so every token keeps half a context.
+def decoder_windows(n_tokens: int, context: int, first: tuple[int, ...]) -> list[Window]:
+    """Windows for a model that sees to the left: each overlaps half of the one before, so every token keeps half a
+    context.
 
     Args:
-        first: the token that opened the conversation if it is the model's BOS, else empty; repeated before later windows,
+        n_tokens: tokens of the conversation.
+        context: most tokens of a sequence.
+        first: the token that opened the conversation if it is the model's BOS, else empty; repeated before later
+        windows,
             because models park attention on it.
     """
     windows = [Window(0, min(n_tokens, context), 0, ())]
@@ -118,9 +114,7 @@ def plan_windows(
     too_long: Literal["skip", "window", "truncate-left"],
 ) -> list[Window]:
     """How one conversation is read: one window where it fits, else by policy (an empty list is: left out)."""
-    start, end = body(
-        token_ids, prefix, suffix
-    )  # a decoder has neither prefix nor suffix: all of it
+    start, end = body(token_ids, prefix, suffix)  # a decoder has neither prefix nor suffix: all of it
     room = context - len(prefix) - len(suffix)
     if end - start <= room:
         return [Window(start, end, start, prefix, suffix)]
@@ -138,7 +132,8 @@ def plan_windows(
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices of sequences, longest first, in batches whose size with padding stays within the budget.
 
-    Longest first, so that a batch too large for the device shows at once. A sequence longer than the budget comes alone.
+    Longest first, so that a batch too large for the device shows at once. A sequence longer than the budget comes
+    alone.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []

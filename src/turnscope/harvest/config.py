@@ -76,12 +76,11 @@ class ActivationsConfig(_Meaning):
     site: str
     """The one site that this artifact holds."""
     template: str
-    """Which chat template rendered the conversations: the tokenizer's ``own``, the ``plain`` one, or a ``given`` one."""
+    """Which chat template rendered the conversations: the tokenizer's ``own``, the ``plain`` one, or a ``given``
+    one."""
 
     @classmethod
-    def of(
-        cls, config: HarvestConfig, *, model: str, site: str, template: str
-    ) -> ActivationsConfig:
+    def of(cls, config: HarvestConfig, *, model: str, site: str, template: str) -> ActivationsConfig:
         """The record for one site of a harvest."""
         shared = {name: getattr(config, name) for name in _Meaning.model_fields}
         return cls(**shared, model=model, site=site, template=template)

@@ -1,8 +1,8 @@
 """The harvest stage: transcripts and a model in, activations out, one artifact per site from one forward pass.
 
-The transcripts are cut into shards of consecutive conversations. A shard is rendered while the one before it runs, computed for
-all sites at once and written piece by piece; a harvest that was killed finds the finished pieces and goes on after them, to the
-same bytes as an unbroken run.
+The transcripts are cut into shards of consecutive conversations. A shard is rendered while the one before it runs,
+computed for all sites at once and written piece by piece; a harvest that was killed finds the finished pieces and
+goes on after them, to the same bytes as an unbroken run.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ class HarvestResult:
 def run(config: HarvestConfig) -> HarvestResult:
     """Harvest activations of every site asked for, or open those that are finished.
 
-    Writes ``out/SITE/`` for each site. Running again with the same settings resumes a harvest that was stopped, and opens one
-    that is finished.
+    Writes ``out/SITE/`` for each site. Running again with the same settings resumes a harvest that was stopped, and
+    opens one that is finished.
 
     Raises:
         ConfigError: a site that the model lacks.
         DataError: transcripts that are no use; no turn could be stored.
-        IntegrityError: ``out`` holds activations made with other settings, transcripts or model; or another process writes there.
+        IntegrityError: ``out`` holds activations made with other settings, transcripts or model; or another process
+        writes there.
         ModelError: the model cannot be loaded.
         StorageError: the disk is full or read-only.
     """
@@ -85,18 +86,9 @@ def run(config: HarvestConfig) -> HarvestResult:
         notices = (renderer.choice.notice,) if renderer.choice.notice else ()
         for notice in notices:
             folder.log(notice)
-        begun = {
-            site: _begin(folder, site, config, subject, renderer.choice, store)
-            for site in sites
-        }
-        drafts = {
-            site: draft for site, draft in begun.items() if isinstance(draft, Draft)
-        }
-        finished = {
-            site: artifact
-            for site, artifact in begun.items()
-            if isinstance(artifact, Artifact)
-        }
+        begun = {site: _begin(folder, site, config, subject, renderer.choice, store) for site in sites}
+        drafts = {site: draft for site, draft in begun.items() if isinstance(draft, Draft)}
+        finished = {site: artifact for site, artifact in begun.items() if isinstance(artifact, Artifact)}
         done = _Done()
         if drafts:
             _harvest(store, subject, renderer, config, drafts, folder.log, done)
@@ -136,9 +128,7 @@ def _begin(
     template: TemplateChoice,
     store: TranscriptStore,
 ) -> Artifact | Draft:
-    meaning = ActivationsConfig.of(
-        config, model=subject.name, site=str(site), template=template.name
-    )
+    meaning = ActivationsConfig.of(config, model=subject.name, site=str(site), template=template.name)
     inputs = {
         "transcripts": store.fingerprint,
         "model": subject.fingerprint,
@@ -183,14 +173,8 @@ def _harvest(
             if shard is None:
                 done.found += 1
             else:
-                lacking = {
-                    site: draft
-                    for site, draft in drafts.items()
-                    if not is_finished(draft, shard.index)
-                }
-                compute_shard(
-                    shard, subject, config, lacking, on_batch=on_batch, log=log
-                )
+                lacking = {site: draft for site, draft in drafts.items() if not is_finished(draft, shard.index)}
+                compute_shard(shard, subject, config, lacking, on_batch=on_batch, log=log)
                 done.computed += 1
             bar.advance(n_conversations)
     done.seconds = _since(start)
@@ -207,11 +191,7 @@ def _preparation(
     config: HarvestConfig,
 ) -> Callable[[], tuple[Shard | None, int]]:
     def work() -> tuple[Shard | None, int]:
-        shard = (
-            None
-            if conversations is None
-            else prepare(index, conversations, renderer, subject, config)
-        )
+        shard = None if conversations is None else prepare(index, conversations, renderer, subject, config)
         return shard, n_conversations
 
     return work
@@ -241,9 +221,5 @@ def _since(start: float) -> float:
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
-    left_out = [
-        f"{name.removeprefix('dropped.')} {n}"
-        for name, n in counts.items()
-        if name.startswith("dropped.")
-    ]
+    left_out = [f"{name.removeprefix('dropped.')} {n}" for name, n in counts.items() if name.startswith("dropped.")]
     return ", ".join(left_out) or "the transcripts hold no turns"

@@ -52,9 +52,7 @@ class Shard:
     n_tokens_stored: int = 0
 
 
-def cut(
-    conversations: Iterable[Conversation], shard_turns: int
-) -> Iterator[list[Conversation]]:
+def cut(conversations: Iterable[Conversation], shard_turns: int) -> Iterator[list[Conversation]]:
     """Consecutive conversations in groups that close once they hold ``shard_turns`` turns: the shard plan."""
     group: list[Conversation] = []
     turns = 0
@@ -72,14 +70,8 @@ def draw(n: int, wanted: int, *, seed: int, conversation_id: str, turn: int) -> 
     """``wanted`` of ``n`` tokens, ascending, without replacement; the same for a turn whatever it is batched with."""
     if n <= wanted:
         return np.arange(n)
-    key = hashlib.sha256(
-        f"{seed}\0{turn}\0{conversation_id}".encode("utf-8", "surrogatepass")
-    ).digest()
-    return np.sort(
-        np.random.default_rng(int.from_bytes(key[:16], "little")).choice(
-            n, wanted, replace=False
-        )
-    )
+    key = hashlib.sha256(f"{seed}\0{turn}\0{conversation_id}".encode("utf-8", "surrogatepass")).digest()
+    return np.sort(np.random.default_rng(int.from_bytes(key[:16], "little")).choice(n, wanted, replace=False))
 
 
 def prepare(
@@ -91,13 +83,9 @@ def prepare(
 ) -> Shard:
     """Render a shard's conversations and lay out what to run and what to read from it."""
     shard = Shard(index)
-    for conversation, rendered in zip(
-        conversations, renderer.render_many(conversations), strict=True
-    ):
+    for conversation, rendered in zip(conversations, renderer.render_many(conversations), strict=True):
         shard.counts["conversations"] += 1
-        shard.counts.update(
-            {f"render.{name}": n for name, n in rendered.counts.items()}
-        )
+        shard.counts.update({f"render.{name}": n for name, n in rendered.counts.items()})
         if rendered.status == "refused":
             shard.counts["conversations.refused"] += 1
             shard.counts["turns"] += len(conversation.turns)
@@ -131,9 +119,7 @@ def _add(
             too_long=config.too_long,
         )
         shard.counts["conversations.windowed"] += len(windows) > 1
-        shard.counts["conversations.truncated"] += bool(
-            windows and windows[0].keep > first
-        )
+        shard.counts["conversations.truncated"] += bool(windows and windows[0].keep > first)
         if not windows:
             shard.counts["conversations.too_long"] += 1
             shard.counts["dropped.too_long"] += len(wanted)
@@ -144,9 +130,7 @@ def _add(
             shard.counts[f"dropped.{span.status}"] += 1
             continue
         positions = np.asarray(token_rows(span, config.token_set), dtype=np.int64)
-        positions = positions[
-            (positions >= first) & (positions < last)
-        ]  # an encoder's special tokens are no turn's
+        positions = positions[(positions >= first) & (positions < last)]  # an encoder's special tokens are no turn's
         if not len(positions):
             shard.counts["dropped.empty"] += 1
         elif positions[0] < windows[0].keep:
@@ -154,9 +138,7 @@ def _add(
         else:
             chosen = _chosen(len(positions), conversation.id, span.index, config)
             token_positions = positions[chosen]
-            picks.append(
-                (len(shard.turns), positions, token_positions, shard.n_tokens_stored)
-            )
+            picks.append((len(shard.turns), positions, token_positions, shard.n_tokens_stored))
             shard.n_tokens_stored += len(chosen)
             shard.turns.append(
                 TurnRow(
@@ -167,17 +149,11 @@ def _add(
                     group=conversation.group,
                     n_tokens=len(positions),
                     status=span.status,
-                    token_ids=np.asarray(
-                        [rendered.token_ids[p] for p in token_positions], np.int64
-                    ),
+                    token_ids=np.asarray([rendered.token_ids[p] for p in token_positions], np.int64),
                     token_positions=token_positions,
                 )
             )
-    shard.rows += [
-        row
-        for window in windows
-        if (row := _row(window, rendered.token_ids, picks)) is not None
-    ]
+    shard.rows += [row for window in windows if (row := _row(window, rendered.token_ids, picks)) is not None]
 
 
 def _chosen(n: int, conversation_id: str, turn: int, config: HarvestConfig) -> Ints:
@@ -186,9 +162,7 @@ def _chosen(n: int, conversation_id: str, turn: int, config: HarvestConfig) -> I
         return np.arange(0)
     if config.tokens == "all":
         return np.arange(n)
-    return draw(
-        n, config.tokens, seed=config.seed, conversation_id=conversation_id, turn=turn
-    )
+    return draw(n, config.tokens, seed=config.seed, conversation_id=conversation_id, turn=turn)
 
 
 def _row(

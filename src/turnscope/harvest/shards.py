@@ -1,6 +1,7 @@
 """The files of an activation artifact: one safetensors file per shard, and the table of turns beside it.
 
-Reading maps the file into memory and copies only the rows asked for; it imports no torch, and reads bfloat16, which numpy lacks.
+Reading maps the file into memory and copies only the rows asked for; it imports no torch, and reads bfloat16, which
+numpy lacks.
 
 Shapes: N turns, T stored tokens, D model width.
 """
@@ -53,7 +54,9 @@ def shard_name(index: int) -> str:
 
 
 def piece_name(index: int) -> str:
-    """File name of a shard's turns while the harvest is under way; it is written last and marks the shard as finished."""
+    """File name of a shard's turns while the harvest is under way; it is written last and marks the shard as
+    finished.
+    """
     return f"turns-{index:05d}.parquet"
 
 
@@ -79,7 +82,8 @@ class Mapped:
 def map_tensors(path: Path) -> dict[str, Mapped]:
     """Map every tensor of a safetensors file.
 
-    Raises IntegrityError when the file is torn, is not safetensors, has an outsized header or a type that we never write.
+    Raises IntegrityError when the file is torn, is not safetensors, has an outsized header or a type that we never
+    write.
     """
     fix = "run the harvest again into a fresh folder"
     try:
@@ -99,27 +103,18 @@ def map_tensors(path: Path) -> dict[str, Mapped]:
                 tuple(int(n) for n in entry["shape"]),
             )
             start, end = entry["data_offsets"]
-            if (
-                end - start != kind.itemsize * int(np.prod(shape))
-                or 8 + length + end > size
-            ):
+            if end - start != kind.itemsize * int(np.prod(shape)) or 8 + length + end > size:
                 raise ValueError(f"tensor {name} does not fit its place")
             if end == start:  # memmap refuses an empty range
                 data: NDArray[Any] = np.zeros(shape, kind)
             else:
-                data = np.memmap(
-                    path, kind, "r", offset=8 + length + start, shape=shape
-                )
+                data = np.memmap(path, kind, "r", offset=8 + length + start, shape=shape)
             found[name] = Mapped(data, entry["dtype"] == "BF16")
         return found
     except FileNotFoundError as error:
-        raise IntegrityError(
-            f"missing shard {path.name}", where=str(path.parent), fix=fix
-        ) from error
+        raise IntegrityError(f"missing shard {path.name}", where=str(path.parent), fix=fix) from error
     except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise IntegrityError(
-            f"damaged shard {path.name}: {error}", where=str(path.parent), fix=fix
-        ) from error
+        raise IntegrityError(f"damaged shard {path.name}: {error}", where=str(path.parent), fix=fix) from error
 
 
 def read_turns(path: Path) -> pa.Table:

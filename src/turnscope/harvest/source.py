@@ -34,8 +34,9 @@ class ActivationSource(Protocol):
 class StoreSource:
     """The rows of one split of a store: turn means, or single tokens.
 
-    Each epoch is a permutation of all rows drawn from (seed, epoch). Every batch is full: the one that meets the end of an epoch
-    is filled from the next. Two sources with the same arguments and state give the same batches, bit for bit.
+    Each epoch is a permutation of all rows drawn from (seed, epoch). Every batch is full: the one that meets the end
+    of an epoch is filled from the next. Two sources with the same arguments and state give the same batches, bit for
+    bit.
 
     Args:
         store: activations of one site.
@@ -77,8 +78,8 @@ class StoreSource:
         else:
             self._first = store.token_offsets[turns]
             sizes = store.token_offsets[turns + 1] - self._first
-        # Rows of the split are numbered 0 to n_rows; a run of them starts at each turn. Runs, because a list of all token
-        # rows would be as long as the store.
+        # Rows of the split are numbered 0 to n_rows; a run of them starts at each turn. Runs, because a list of all
+        # token rows would be as long as the store.
         self._ends = np.cumsum(sizes)
         self._sizes = sizes
         self.n_rows = int(self._ends[-1]) if len(sizes) else 0
@@ -94,9 +95,7 @@ class StoreSource:
                 fix=fix,
             )
         self.d_model = store.d_model
-        self.fingerprint = fingerprint(
-            {"activations": store.fingerprint, "unit": unit, "split": split}
-        )
+        self.fingerprint = fingerprint({"activations": store.fingerprint, "unit": unit, "split": split})
         self._epoch, self._position = 0, 0
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
@@ -105,11 +104,7 @@ class StoreSource:
     def _read(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         run = np.searchsorted(self._ends, numbers, side="right")
         rows = self._first[run] + numbers - (self._ends[run] - self._sizes[run])
-        return (
-            self._store.mean_ND(rows)
-            if self._unit == "turn"
-            else self._store.tokens_TD(rows)
-        )
+        return self._store.mean_ND(rows) if self._unit == "turn" else self._store.tokens_TD(rows)
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
         """Batches without end, from the current state on; each (B, D) float32 and owned by the caller."""

@@ -31,19 +31,13 @@ class ActivationStore:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        names = sorted(
-            name for name in artifact.manifest.files if name.endswith(".safetensors")
-        )
+        names = sorted(name for name in artifact.manifest.files if name.endswith(".safetensors"))
         self._shards = [map_tensors(artifact.path / name) for name in names]
         self.turns: pa.Table = read_turns(artifact.path / TURNS)
-        self._turn_starts = _starts(
-            [shard["mean_ND"].shape[0] for shard in self._shards]
-        )
+        self._turn_starts = _starts([shard["mean_ND"].shape[0] for shard in self._shards])
         self._has_tokens = bool(self._shards) and "tokens_TD" in self._shards[0]
         if self._has_tokens:
-            self._token_starts = _starts(
-                [shard["tokens_TD"].shape[0] for shard in self._shards]
-            )
+            self._token_starts = _starts([shard["tokens_TD"].shape[0] for shard in self._shards])
             parts = [
                 s["token_offsets"].take(slice(1, None)) + b
                 for s, b in zip(self._shards, self._token_starts, strict=False)
@@ -76,7 +70,8 @@ class ActivationStore:
         return self._gather(lambda shard: shard["mean_ND"], self._turn_starts, rows)
 
     def tokens_TD(self, rows: Rows | None = None) -> NDArray[np.float32]:
-        """Token activations as float32 by token row (0 to ``n_tokens_stored``; see ``token_offsets``), in the order asked for.
+        """Token activations as float32 by token row (0 to ``n_tokens_stored``; see ``token_offsets``), in the order
+        asked for.
 
         Raises DataError if the harvest kept no tokens.
         """
@@ -86,16 +81,12 @@ class ActivationStore:
     def token_ids_T(self, rows: Rows | None = None) -> NDArray[np.int32]:
         """Vocabulary ids of stored tokens, by token row."""
         self._need_tokens()
-        return self._gather(
-            lambda shard: shard["token_ids_T"], self._token_starts, rows
-        )
+        return self._gather(lambda shard: shard["token_ids_T"], self._token_starts, rows)
 
     def token_positions_T(self, rows: Rows | None = None) -> NDArray[np.int32]:
         """Positions of stored tokens in their rendered conversation, by token row."""
         self._need_tokens()
-        return self._gather(
-            lambda shard: shard["token_positions_T"], self._token_starts, rows
-        )
+        return self._gather(lambda shard: shard["token_positions_T"], self._token_starts, rows)
 
     def _need_tokens(self) -> None:
         if not self._has_tokens:
@@ -113,36 +104,24 @@ class ActivationStore:
     ) -> NDArray[Any]:
         n = int(starts[-1])
         if rows is None:
-            return np.concatenate(
-                [tensor(shard).take(slice(None)) for shard in self._shards]
-            )
-        index = (
-            np.arange(n)[rows]
-            if isinstance(rows, slice)
-            else np.asarray(rows, np.int64)
-        )
+            return np.concatenate([tensor(shard).take(slice(None)) for shard in self._shards])
+        index = np.arange(n)[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
         if len(index) and (index.min() < 0 or index.max() >= n):
-            raise IndexError(
-                f"row {index.min() if index.min() < 0 else index.max()} of {n}"
-            )
+            raise IndexError(f"row {index.min() if index.min() < 0 else index.max()} of {n}")
         # In ascending order each shard is read once and forwards; the result is put back in the order asked for.
         order = np.argsort(index, kind="stable")
         ordered = index[order]
         cuts = np.searchsorted(ordered, starts)
         first = tensor(self._shards[0]).take(slice(0, 0))
         out = np.empty((len(index), *first.shape[1:]), first.dtype)
-        for shard, start, a, b in zip(
-            self._shards, starts, cuts, cuts[1:], strict=False
-        ):
+        for shard, start, a, b in zip(self._shards, starts, cuts, cuts[1:], strict=False):
             if a < b:
                 out[order[a:b]] = tensor(shard).take(ordered[a:b] - start)
         return out
 
 
 def _starts(sizes: list[int]) -> Ints:
-    return np.concatenate(
-        [np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))]
-    )
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(sizes, np.int64))])
 
 
 def open_activations(path: str | Path) -> ActivationStore:

@@ -36,22 +36,14 @@ class _Sums:
 
     sum_ND: NDArray[np.float32]
     tokens_TD: torch.Tensor
-    norm_sums: NDArray[np.float64] = field(
-        default_factory=lambda: np.zeros(len(POSITION_EDGES))
-    )
-    norm_counts: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros(len(POSITION_EDGES), np.int64)
-    )
+    norm_sums: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(POSITION_EDGES)))
+    norm_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(POSITION_EDGES), np.int64))
 
     def add(self, batch: Sequence[Row], pooled: Pooled) -> None:
         """Add a batch; the parts of a turn that is spread over windows meet here."""
-        np.add.at(
-            self.sum_ND, np.concatenate([row.rows_S for row in batch]), pooled.sums_SD
-        )
+        np.add.at(self.sum_ND, np.concatenate([row.rows_S for row in batch]), pooled.sums_SD)
         if self.tokens_TD.dim() == 2:
-            self.tokens_TD[
-                torch.from_numpy(np.concatenate([row.token_slots for row in batch]))
-            ] = pooled.tokens_TD
+            self.tokens_TD[torch.from_numpy(np.concatenate([row.token_slots for row in batch]))] = pooled.tokens_TD
         self.norm_sums += pooled.norm_sums
         self.norm_counts += pooled.norm_counts
 
@@ -65,7 +57,8 @@ def compute_shard(
     on_batch: Callable[[int, int], None],
     log: Callable[[str], None],
 ) -> None:
-    """Run a shard once for all its sites and write each site's tensors, then its piece of the table, which marks it finished.
+    """Run a shard once for all its sites and write each site's tensors, then its piece of the table, which marks it
+    finished.
 
     ``on_batch`` is told the tokens of each batch, without padding and with it.
     """
@@ -83,9 +76,7 @@ def compute_shard(
         return read_batch(subject, rows, list(drafts), token_dtype)
 
     def on_halve(size: int) -> None:
-        log(
-            f"shard {shard.index}: out of memory; going on with batches of {size} sequences"
-        )
+        log(f"shard {shard.index}: out of memory; going on with batches of {size} sequences")
 
     for indices in batches([len(row.ids) for row in shard.rows], config.batch_tokens):
         batch = [shard.rows[i] for i in indices]
@@ -97,9 +88,7 @@ def compute_shard(
         _write_shard(shard, sums[site], config, draft)
 
 
-def _write_shard(
-    shard: Shard, sums: _Sums, config: HarvestConfig, draft: Draft
-) -> None:
+def _write_shard(shard: Shard, sums: _Sums, config: HarvestConfig, draft: Draft) -> None:
     n_tokens_N = np.asarray([turn.n_tokens for turn in shard.turns], np.int64)
     with np.errstate(invalid="ignore"):  # an infinite sum is dropped below
         mean_ND = sums.sum_ND / np.maximum(n_tokens_N, 1).astype(np.float32)[:, None]
@@ -113,9 +102,7 @@ def _write_shard(
         sizes = np.asarray([len(turn.token_ids) for turn in shard.turns], np.int64)
         tensors |= {
             "tokens_TD": sums.tokens_TD[torch.from_numpy(np.repeat(finite_N, sizes))],
-            "token_offsets": torch.from_numpy(
-                np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])])
-            ),
+            "token_offsets": torch.from_numpy(np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])])),
             "token_ids_T": _joined([turn.token_ids for turn in turns]),
             "token_positions_T": _joined([turn.token_positions for turn in turns]),
         }
@@ -128,29 +115,23 @@ def _write_shard(
         "norm_counts": sums.norm_counts.tolist(),
     }
     columns: dict[str, Any] = {
-        name: [getattr(turn, name) for turn in turns]
-        for name in TURN_SCHEMA.names
-        if name != "norm"
+        name: [getattr(turn, name) for turn in turns] for name in TURN_SCHEMA.names if name != "norm"
     }
-    schema = TURN_SCHEMA.with_metadata(
-        {_KEY: json.dumps(facts, sort_keys=True).encode()}
-    )
+    schema = TURN_SCHEMA.with_metadata({_KEY: json.dumps(facts, sort_keys=True).encode()})
     table = pa.table({**columns, "norm": norm_N.astype(np.float32)}, schema=schema)
     with atomic_path(draft.work / piece_name(shard.index)) as path:
         pq.write_table(table, path)
 
 
 def _joined(parts: Iterable[NDArray[np.int64]]) -> torch.Tensor:
-    return torch.from_numpy(
-        np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int32)
-    )
+    return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int32))
 
 
 def is_finished(draft: Draft, index: int) -> bool:
-    """Whether a shard of a site was written by an earlier run: its tensors are there and its piece, written after them."""
-    return (draft.work / piece_name(index)).is_file() and (
-        draft.path / shard_name(index)
-    ).is_file()
+    """Whether a shard of a site was written by an earlier run: its tensors are there and its piece, written after
+    them.
+    """
+    return (draft.work / piece_name(index)).is_file() and (draft.path / shard_name(index)).is_file()
 
 
 def assemble(draft: Draft, n_shards: int) -> dict[str, int]:
@@ -167,9 +148,7 @@ def assemble(draft: Draft, n_shards: int) -> dict[str, int]:
     ):
         for index in range(n_shards):
             table = cast(pa.Table, pq.read_table(draft.work / piece_name(index)))
-            facts = cast(
-                "dict[str, Any]", json.loads((table.schema.metadata or {})[_KEY])
-            )
+            facts = cast("dict[str, Any]", json.loads((table.schema.metadata or {})[_KEY]))
             counts.update(facts["counts"])
             square_norms += facts["square_norms"]
             tokens += facts["tokens"]
@@ -184,9 +163,7 @@ def assemble(draft: Draft, n_shards: int) -> dict[str, int]:
         "mean_square_norm": square_norms / n_turns if n_turns else None,
         "token_norm_by_position": [
             {"from": start, "to": end, "tokens": int(n), "mean_norm": float(total / n)}
-            for start, end, n, total in zip(
-                POSITION_EDGES, edges, norm_counts, norm_sums, strict=True
-            )
+            for start, end, n, total in zip(POSITION_EDGES, edges, norm_counts, norm_sums, strict=True)
             if n
         ],
     }

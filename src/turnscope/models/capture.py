@@ -103,9 +103,8 @@ def capture(
                 handles.append(blocks[0].register_forward_pre_hook(read_input, with_kwargs=True))
             else:
                 handles.append(blocks[site.block].register_forward_hook(read_output(site)))
-        with torch.inference_mode():
-            with contextlib.suppress(_Stop):
-                model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, **inputs)
+        with torch.inference_mode(), contextlib.suppress(_Stop):
+            model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, **inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -218,7 +218,25 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> _hf
         with _hf.quiet():
             return _hf.read_tokenizer(folder, trust_remote_code=trust_remote_code)
     except _hf.load_errors() as error:
-        raise ModelError(f"cannot load the tokenizer of {name_or_path}: {_first_line(error)}", where=folder.name) from error
+        raise ModelError(
+            f"cannot load the tokenizer of {name_or_path}: {_first_line(error)}", where=folder.name
+        ) from error
+
+
+def count_blocks(name_or_path: str, *, trust_remote_code: bool = False) -> int:
+    """Blocks that a model's config names, without reading its weights. Raises ModelError, DependencyError."""
+    folder = _resolve(name_or_path, with_code=trust_remote_code)
+    try:
+        with _hf.quiet():
+            config = _hf.read_config(folder, trust_remote_code=trust_remote_code)
+    except _hf.load_errors() as error:
+        raise ModelError(
+            f"cannot read the config of {name_or_path}: {_first_line(error)}", where=folder.name
+        ) from error
+    blocks = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if not blocks:
+        raise ModelError(f"the config of {name_or_path} does not say how many blocks there are", fix="name a site")
+    return int(blocks)
 
 
 def _device(device: str) -> torch.device:
