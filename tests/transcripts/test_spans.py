@@ -183,6 +183,12 @@ def test_without_a_chat_template_the_plain_one_must_be_chosen() -> None:
         choose_template(battery.tokenizer("bpe"), "chatml")
 
 
+def test_hashes_in_a_text_are_no_wordpiece_marks() -> None:
+    conversation = chat(("user", "### hello ## there"), ("assistant", "##"))
+    rendered = render(battery.tokenizer("wordpiece"), conversation, chat_template="plain")
+    assert rendered.status == "exact"
+
+
 def test_the_plain_template_shows_every_kind_of_part() -> None:
     for shape in ("reasoning", "tool", "parts"):
         rendered = render(battery.tokenizer("bpe"), battery.conversation(shape), chat_template="plain")

@@ -142,7 +142,8 @@ class Verifier:
         if all(text in decoded for text in texts):
             return True
         if self._unknown is None or self._unknown not in token_ids:
-            said = self._canonical(decoded)
+            # A WordPiece decoder leaves the mark of a continued word only where the tokens start with one.
+            said = self._canonical(decoded.removeprefix("##"))
             return all(self._canonical(text) in said for text in texts)
         whole = self._canonical("".join(texts))
         at = 0
@@ -160,14 +161,14 @@ class Verifier:
             if token != self._unknown:
                 run.append(int(token or 0))
             elif run:
-                fragments.append(self._canonical(self.decode(run)))
+                fragments.append(self._canonical(self.decode(run).removeprefix("##")))
                 run = []
         return fragments
 
     def _canonical(self, text: str) -> str:
         if self._normalizer is not None:
             text = self._normalizer.normalize_str(text)
-        text = unicodedata.normalize("NFKC", text).casefold().replace("##", "").replace("\u2581", "")
+        text = unicodedata.normalize("NFKC", text).casefold().replace("\u2581", "")
         return "".join(text.split())
 
 
