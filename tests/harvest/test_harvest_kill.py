@@ -55,7 +55,14 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, model: Path) -> dict[str,
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize(
-    ("call", "n"), [("replace", 2), ("fsync", 14), ("replace", 9), ("replace", 26), ("replace", 28)]
+    ("call", "n"),
+    [
+        ("replace", 9),
+        ("replace", 28),
+        pytest.param("replace", 2, marks=pytest.mark.slow),
+        pytest.param("fsync", 14, marks=pytest.mark.slow),
+        pytest.param("replace", 26, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed_is_byte_identical(
     tmp_path: Path, model: Path, unbroken: dict[str, str], call: str, n: int

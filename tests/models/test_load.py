@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config
 
 from turnscope.artifacts import ConfigError, DependencyError, IntegrityError, ModelError
-from turnscope.models import Site, load, load_subject
+from turnscope.models import Site, count_blocks, load, load_subject, load_tokenizer
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -44,6 +44,14 @@ def test_facts_of_a_loaded_model(folder: Path) -> None:
     assert load_subject(str(folder), dtype="bfloat16").model.dtype == torch.bfloat16
     with pytest.raises(ConfigError, match="has 2 blocks"):
         subject.check_sites([Site("resid", 2)])
+
+
+def test_tokenizer_and_depth_without_the_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert len(load_tokenizer(str(folder))) == 50
+    assert count_blocks(str(folder)) == 2
+    with pytest.raises(ModelError):
+        load_tokenizer("./nowhere")
 
 
 def test_fingerprint_follows_weights_config_tokenizer_and_template(folder: Path, tmp_path: Path) -> None:

@@ -243,10 +243,8 @@ def _device(device: str) -> torch.device:
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # unknown name; known name without the hardware or the build
+    except (RuntimeError, AssertionError) as error:
+        # RuntimeError: no such name; AssertionError: a build of torch without that hardware.
         raise ModelError(
             f"device {device!r} cannot be used: {_first_line(error)}",
             fix="use --device cpu",
@@ -273,10 +271,7 @@ def _resolve(name: str, *, with_code: bool) -> Path:
         )
     try:
         return _hf.fetch(name, with_code=with_code)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # every error of huggingface_hub is one of the two
+    except (OSError, ValueError) as error:  # every error of huggingface_hub is one of the two
         raise ModelError(
             f"no folder {name}, and the hub gave no model of that name: {_first_line(error)}",
             fix="check the spelling and the network, or download the model and name its folder",
