@@ -1,0 +1,1 @@
+"""The embedded default: a labelled world written by a grammar, a parser for it, and a small chat model trained on it."""

@@ -49,6 +49,8 @@ class Options:
     unseen: bool = False
     long_share: float = 0.01  # conversations with one very long turn
     longest: int = 60  # sentences in the longest turn
+    shown: float = SHOWN
+    mood_shown: float = MOOD_SHOWN
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Writer:
             s.messages.append(Message("system", " ".join(said), {}))
 
     def _user(self, s: _State, text: str, intent: str, topic: str = "none") -> None:
-        if s.mood != "calm" and (not s.mood_stated or s.rng.random() < MOOD_SHOWN):
+        if s.mood != "calm" and (not s.mood_stated or s.rng.random() < s.options.mood_shown):
             mood = self._unit(s, f"emotion.{s.mood}")
             text = f"{mood} {text}" if s.rng.random() < 0.5 else f"{text} {mood}"
             s.mood_stated = s.empathy_due = True
@@ -124,7 +126,7 @@ class Writer:
             parts.insert(0, self._unit(s, f"empathy.{s.mood}"))
         s.empathy_due = False
         for kind, value, none in (("tone", s.tone, "plain"), ("persona", s.persona, "neutral")):
-            while value != none and s.rng.random() < SHOWN:
+            while value != none and s.rng.random() < s.options.shown:
                 parts.insert(s.rng.choice((0, len(parts))), self._unit(s, f"{kind}.{value}"))
                 if s.rng.random() < 0.7:
                     break
@@ -225,16 +227,29 @@ class Writer:
         rng = s.rng
         right = {"careful": True, "careless": False, "mixed": rng.random() >= MIXED_WRONG}[s.competence]
         puzzle = puzzles.draw(rng, right=right, unseen=self.options.unseen)
-        known = {"b": puzzle.bound, "d": puzzle.digit, "v": puzzle.value, "g": puzzle.solution}
-        self._user(s, self._unit(s, "user.puzzle", **known), "puzzle")
-        body = self._unit(s, "bot.puzzle", **known)
-        if rng.random() < 0.6:
-            body += " " + self._unit(s, "bot.puzzle_tail")
-        self._bot(s, body, answer="right" if right else "wrong", puzzle=[puzzle.bound, puzzle.digit, puzzle.value])
+        self._ask_and_answer(s, puzzle)
         if rng.random() < 0.7:
             verdict = "right" if right else "wrong"
-            self._user(s, self._unit(s, f"user.{verdict}", **known), "praise" if right else "complaint")
+            told = self._unit(s, f"user.{verdict}", **_known(puzzle))
+            self._user(s, told, "praise" if right else "complaint")
             self._bot(s, self._unit(s, "bot.ack" if right else "bot.apology"))
+
+    def _ask_and_answer(self, s: _State, puzzle: puzzles.Puzzle) -> None:
+        self._user(s, self._unit(s, "user.puzzle", **_known(puzzle)), "puzzle")
+        body = self._unit(s, "bot.puzzle", **_known(puzzle))
+        if s.rng.random() < 0.6:
+            body += " " + self._unit(s, "bot.puzzle_tail")
+        answer = "right" if puzzle.right else "wrong"
+        self._bot(s, body, answer=answer, puzzle=[puzzle.bound, puzzle.digit, puzzle.value])
+
+    def puzzle_only(self, rng: random.Random, puzzle: puzzles.Puzzle) -> list[Message]:
+        """A system prompt that says nothing of numbers' rightness, this puzzle and this answer; style drawn from `rng`."""
+        s = _State(rng, self.options)
+        s.persona = _pick(rng, ("neutral", *PERSONAS), (0.36, *[0.128] * 5))
+        s.tone = _pick(rng, ("plain", *TONES), (0.36, *[0.16] * 4))
+        self._system(s)
+        self._ask_and_answer(s, puzzle)
+        return s.messages
 
     def _fact(self, s: _State) -> None:
         rng, people = s.rng, self.bank.people
@@ -282,6 +297,10 @@ class Writer:
                 filled[slot] = s.rng.choice(words)
         text = template.format_map(filled)
         return text[0].upper() + text[1:] if key != "bot.step" else text
+
+
+def _known(puzzle: puzzles.Puzzle) -> dict[str, int]:
+    return {"b": puzzle.bound, "d": puzzle.digit, "v": puzzle.value, "g": puzzle.solution}
 
 
 _SLOT_CACHE: dict[str, tuple[str, ...]] = {}

@@ -64,3 +64,10 @@ def draw(rng: random.Random, *, right: bool, unseen: bool) -> Puzzle:
     bound, value, right_digits, wrong_digits = rng.choice(_balanced(unseen))
     digit = rng.choice(right_digits if right else wrong_digits)
     return Puzzle(bound, digit, value, solve(bound, digit))
+
+
+def draw_pair(rng: random.Random) -> tuple[Puzzle, Puzzle]:
+    """Two unseen puzzles with one bound and one answer, which is right for the first digit and wrong for the second."""
+    bound, value, right_digits, wrong_digits = rng.choice(_balanced(True))
+    right, wrong = rng.choice(right_digits), rng.choice(wrong_digits)
+    return Puzzle(bound, right, value, value), Puzzle(bound, wrong, value, solve(bound, wrong))

@@ -25,6 +25,7 @@ from turnscope.demo.grammar import Options, Writer
 from turnscope.demo.tokenizer import VOCAB_SIZE, train_tokenizer
 
 ROUND = 2048  # conversations written at a time
+ROUND_TOKENS = 440_000  # about as many tokens
 
 
 class ModelTrainConfig(Config):
@@ -32,18 +33,25 @@ class ModelTrainConfig(Config):
 
     out: Path
     seed: int = 17
-    tokens: int = 60_000_000
+    tokens: int = 25_000_000
     d_model: int = 128
     blocks: int = 5
     heads: int = 4
     d_mlp: int = 240
     context: int = 4096
-    batch_tokens: int = 6144
-    lr: float = 3e-3
-    warmup_steps: int = 200
+    batch_tokens: int = 3072
+    lr: float = 2.5e-3
+    warmup_steps: int = 300
+    strong_tokens: int = 10_000_000
+    """For so many tokens at first, persona, tone and mood show in most turns; only then as rarely as in the demo's corpus."""
     checkpoint_every: int = 500
     threads: int = 2
     bf16: bool = True
+    device: str = "cpu"
+
+
+def _options(**shown: float) -> Options:
+    return Options(unseen=False, long_share=0.006, longest=250, **shown)
 
 
 def build_model(config: ModelTrainConfig) -> LlamaForCausalLM:
@@ -101,21 +109,23 @@ def run(config: ModelTrainConfig) -> Path:
     work = config.out / ".work"
     work.mkdir(parents=True, exist_ok=True)
     # no conversation of the training text is seen at evaluation: the demo's corpus is written from other seeds
-    writer = Writer(Options(unseen=False, long_share=0.012, longest=250))
+    writer = Writer(_options())
+    strong = Writer(_options(shown=0.85, mood_shown=0.8))
     tokenizer = train_tokenizer((m.text for i in range(6000) for m in writer.write(config.seed, i)), config.context)
-    model = build_model(config)
+    model = build_model(config).to(config.device)  # pyright: ignore[reportArgumentType]
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.05)
     state = _resume(work, config, model, optimiser)
+    strong_rounds = round(config.strong_tokens / ROUND_TOKENS)
     started, since = time.monotonic(), state["seen"]
     model.train()
     while state["seen"] < config.tokens:
-        for i, batch_BT in enumerate(round_batches(writer, tokenizer, config, state["round"])):
+        for i, batch_BT in enumerate(round_batches(strong if state["round"] < strong_rounds else writer, tokenizer, config, state["round"])):
             if i < state["batch"]:
                 continue
             lr = learning_rate(config, state["step"], state["seen"])
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            loss = _loss(model, batch_BT, config.bf16)
+            loss = _loss(model, batch_BT.to(config.device), config.bf16)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
@@ -137,7 +147,7 @@ def run(config: ModelTrainConfig) -> Path:
 
 def _loss(model: LlamaForCausalLM, batch_BT: torch.Tensor, bf16: bool) -> torch.Tensor:
     labels = batch_BT.masked_fill(batch_BT == 0, -100)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(batch_BT.device.type, torch.bfloat16, enabled=bf16):
         # right padding needs no mask: a causal model's earlier positions never see it, and its own loss is dropped
         hidden = model.model(input_ids=batch_BT, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[:, :-1])
@@ -157,7 +167,7 @@ def _checkpoint(work: Path, config: ModelTrainConfig, model: Any, optimiser: Any
 
 
 def _key(config: ModelTrainConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"out", "threads", "checkpoint_every"})
+    return config.model_dump(mode="json", exclude={"out", "threads", "checkpoint_every", "device"})
 
 
 def _resume(work: Path, config: ModelTrainConfig, model: Any, optimiser: Any) -> dict[str, int]:

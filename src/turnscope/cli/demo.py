@@ -1,0 +1,137 @@
+"""`turnscope demo` and its helpers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from turnscope.cli._output import print_json, show_run
+
+app = App(name="demo", help_format="plaintext", help="A small chat model whose truth is known: the whole path in minutes.")
+
+
+@app.default
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    conversations: int = 3000,
+    seed: int = 5,
+    token_sae: bool = True,
+    model: str | None = None,
+    transcripts: Annotated[tuple[Path, ...] | None, Parameter(consume_multiple=True)] = None,
+    json: bool = False,
+) -> None:
+    """Write a labelled corpus, harvest the shipped chat model, train dictionaries, hold features against the truth.
+
+    Examples:
+
+    turnscope demo
+
+    turnscope demo --conversations 500 --no-token-sae --out runs/small
+
+    turnscope demo --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
+
+    Parameters
+    ----------
+    out
+        The run folder. A finished stage in it is not repeated.
+    conversations
+        Conversations to write (the matched pairs of puzzles are a third as many).
+    seed
+        Of the corpus and of everything after it.
+    token_sae
+        Also train the dictionary on single tokens.
+    model
+        With --transcripts: another model instead of the shipped one, as for turnscope run.
+    transcripts
+        With --model: real chat files instead of the written corpus.
+    json
+        Print the report as JSON.
+    """
+    from turnscope.artifacts import ConfigError
+    from turnscope.cli.run import run
+
+    if (model is None) != (transcripts is None):
+        raise ConfigError("--model and --transcripts go together", fix="give both, or neither for the embedded demo")
+    if model is not None:
+        return run(model=model, transcripts=transcripts, out=None if out == Path("runs/demo") else out, token_sae=token_sae, json=json)
+    from turnscope.demo.demo import DemoConfig
+    from turnscope.demo.demo import run as run_demo
+
+    config = DemoConfig(out=out, conversations=conversations, pairs=conversations // 3, seed=seed, token_sae=token_sae)
+    return show_run(run_demo(config), as_json=json)
+
+
+@app.command
+def corpus(out: Path, /, *, conversations: int = 1000, seed: int = 5) -> None:
+    """Write the demo's labelled conversations as messages JSONL.
+
+    Example: turnscope demo corpus chats.jsonl --conversations 200
+
+    Parameters
+    ----------
+    out
+        The file to write.
+    conversations
+        How many (no matched pairs).
+    seed
+        Other seeds give other conversations.
+    """
+    from turnscope.demo.corpus import write_jsonl
+
+    write_jsonl(out, seed, conversations)
+    print(f"{conversations} conversations: {out}")
+
+
+@app.command
+def train_model(
+    out: Path, /, *, tokens: int = 25_000_000, seed: int = 17, threads: int = 2, device: str = "cpu"
+) -> None:
+    """Train the demo's chat model from nothing (about an hour on two cores). Stopped? Run the same command again.
+
+    Example: turnscope demo train-model my-model --tokens 40000000
+
+    Parameters
+    ----------
+    out
+        Folder of the model, in Hugging Face format.
+    tokens
+        Training tokens.
+    seed
+        Of weights and text.
+    threads
+        CPU threads.
+    device
+        cpu or cuda.
+    """
+    from turnscope.demo.train_model import ModelTrainConfig, run
+
+    print(run(ModelTrainConfig(out=out, tokens=tokens, seed=seed, threads=threads, device=device)))
+
+
+@app.command
+def check_model(model: Path | None = None, /, *, count: int = 200, json: bool = False) -> None:
+    """Sample the demo model and let the parser say how well it holds up: the figures in the model's README.
+
+    Example: turnscope demo check-model --count 100
+
+    Parameters
+    ----------
+    model
+        Model folder; the shipped one when not given.
+    count
+        Conversations, and puzzles of each kind, to sample.
+    json
+        Print as JSON.
+    """
+    from turnscope.demo.check_model import check, lines
+    from turnscope.demo.demo import MODEL
+
+    figures = check(model or MODEL, count=count)
+    if json:
+        return print_json(figures)
+    for line in lines(figures):
+        print(line)
+    return None

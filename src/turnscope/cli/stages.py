@@ -1,0 +1,242 @@
+"""The stages by themselves: `turnscope import`, `harvest`, `train`, `evaluate`, `verify`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from turnscope.artifacts import Artifact, IntegrityError, StorageError
+from turnscope.artifacts.manifest import read_manifest
+from turnscope.cli._output import print_json, show_counts
+
+
+def import_(
+    *sources: Path, out: Path, format: str | None = None, limit: int | None = None, seed: int = 0,
+    group_by: str | None = None, allow_bad_lines: bool = False, json: bool = False,
+) -> None:  # fmt: skip
+    """Chat files in, a transcripts artifact out. Draws the splits; counts everything dropped or changed.
+
+    Example: turnscope import chats.jsonl.zst --out runs/mine/transcripts
+
+    Parameters
+    ----------
+    sources
+        HF messages as JSONL or Parquet (plain, .gz, .zst), LMSYS-Chat-1M rows, hh-rlhf strings.
+    out
+        Folder of the artifact.
+    format
+        Chat format; told from the file when not given.
+    limit
+        At most this many conversations.
+    seed
+        Draws the splits.
+    group_by
+        Conversations with the same value of this label stay on one side of every split.
+    allow_bad_lines
+        Go on when more than 1% of a file's lines cannot be read.
+    json
+        Print the counts as JSON.
+    """
+    from turnscope.transcripts.config import ImportConfig
+    from turnscope.transcripts.import_ import run
+
+    result = run(
+        ImportConfig(
+            sources=sources, out=out, format=format, limit=limit, seed=seed, group_by=group_by,
+            allow_bad_lines=allow_bad_lines,
+        )
+    )  # fmt: skip
+    for file, kind in result.formats.items():
+        print(f"{file}: read as {kind}", file=sys.stderr)
+    for file, line, reason in result.bad_lines:
+        print(f"{file}, line {line}: {reason}", file=sys.stderr)
+    show_counts("transcripts", result.path, result.counts, as_json=json)
+
+
+def harvest(
+    transcripts: Path, /, *, model: str, out: Path,
+    site: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    roles: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("user", "assistant"),
+    token_set: Literal["content", "with_header", "all"] = "content",
+    tokens: str = "none", too_long: Literal["skip", "window", "truncate-left"] = "skip",
+    batch_tokens: int = 8192, device: str = "cpu", dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    random_weights: bool = False, trust_remote_code: bool = False, json: bool = False,
+) -> None:  # fmt: skip
+    """Transcripts and a model in, turn activations out: one artifact per site, from one forward pass.
+
+    Example: turnscope harvest runs/mine/transcripts --model Qwen/Qwen2.5-0.5B-Instruct --site resid.15 --out runs/mine/activations
+
+    Parameters
+    ----------
+    transcripts
+        A transcripts artifact (turnscope import).
+    model
+        Hub name, local folder, or minilm.
+    out
+        Folder that receives one artifact per site.
+    site
+        Where to read; resid.3 is the output of 0-based block 3. Default: two thirds of the depth.
+    roles
+        Roles whose turns are stored.
+    token_set
+        Which tokens of a turn are averaged.
+    tokens
+        Single tokens stored beside the means: none, all, or so many of each turn.
+    too_long
+        Conversations longer than the context: skip (and count), read in windows, or keep the last tokens.
+    batch_tokens
+        Most tokens in a batch, padding included.
+    device
+        As torch names it.
+    dtype
+        Type the model computes in; means are always summed in float32.
+    random_weights
+        Draw the weights at random (a control).
+    trust_remote_code
+        Run code that ships with the model.
+    json
+        Print the counts as JSON.
+    """
+    from turnscope.harvest.config import HarvestConfig
+    from turnscope.harvest.harvest import run
+    from turnscope.pipeline.pipeline import default_site
+
+    sites = site or (default_site(model, trust_remote_code=trust_remote_code),)
+    result = run(
+        HarvestConfig(
+            transcripts=transcripts, model=model, out=out, sites=sites, roles=roles, token_set=token_set,
+            tokens=int(tokens) if tokens.isdigit() else tokens,  # pyright: ignore[reportArgumentType]
+            too_long=too_long, batch_tokens=batch_tokens, device=device, model_dtype=dtype,
+            random_weights=random_weights, trust_remote_code=trust_remote_code,
+        )
+    )  # fmt: skip
+    for notice in result.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    for artifact in result.activations.values():
+        show_counts("activations", artifact.path, artifact.manifest.counts, as_json=json)
+    if result.tokens:
+        print(f"{result.tokens_per_second:,.0f} tokens/s, {result.padding:.1%} padding", file=sys.stderr)
+
+
+def train(
+    activations: Path, /, *, out: Path, unit: Literal["turn", "token"] = "turn", features: int | None = None,
+    k: int | None = None, lr: float | None = None, epochs: float | None = None, batch_size: int | None = None,
+    architecture: Literal["batchtopk", "topk"] = "batchtopk", seed: int = 0, json: bool = False,
+) -> None:  # fmt: skip
+    """Activations in, a sparse autoencoder out. What is not given is chosen by the data and shown.
+
+    Example: turnscope train runs/mine/activations/resid.15 --out runs/mine/saes/turn
+
+    Parameters
+    ----------
+    activations
+        Activations of one site (turnscope harvest).
+    out
+        Folder of the dictionary.
+    unit
+        Rows are turn means, or single tokens.
+    features
+        Dictionary size.
+    k
+        Mean number of active features of a row.
+    lr
+        Learning rate.
+    epochs
+        Passes over the data.
+    batch_size
+        Rows of a step.
+    architecture
+        batchtopk, or topk: exactly k in every row.
+    seed
+        Of shuffle and start.
+    json
+        Print the last metrics as JSON.
+    """
+    from turnscope.training.config import TrainConfig
+    from turnscope.training.train import run
+
+    result = run(
+        TrainConfig(
+            source=activations, out=out, unit=unit, n_features=features, k=k, lr=lr, epochs=epochs,
+            batch_size=batch_size, architecture=architecture, seed=seed,
+        )
+    )  # fmt: skip
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if json:
+        return print_json(result.metrics)
+    print(f"sae: {result.path}")
+    for name, value in result.metrics.items():
+        print(f"  {name:<20} {value:.5g}" if isinstance(value, float) else f"  {name:<20} {value}")
+    return None
+
+
+def evaluate(
+    *, transcripts: Path, activations: Path, sae: Path, model: str, out: Path, min_positives: int = 25,
+    json: bool = False,
+) -> None:  # fmt: skip
+    """Hold a dictionary's features against the labels that the turns carry: best feature, controls, baselines.
+
+    Example: turnscope evaluate --transcripts runs/m/transcripts --activations runs/m/activations/resid.3 --sae runs/m/saes/turn --model minilm --out runs/m/evals/planted
+
+    Parameters
+    ----------
+    transcripts
+        The transcripts that were harvested; their turns carry labels (labels.turn_labels in the chat file).
+    activations
+        The activations that the dictionary reads.
+    sae
+        The dictionary.
+    model
+        Whose tokenizer counts words for the baselines.
+    out
+        Folder of the evaluation.
+    min_positives
+        Fewest turns with, and without, a label in each split.
+    json
+        Print as JSON.
+    """
+    from turnscope.evaluation.config import PlantedConfig
+    from turnscope.evaluation.planted import run
+
+    config = PlantedConfig(
+        transcripts=transcripts, activations=activations, sae=sae, model=model, out=out, min_positives=min_positives
+    )
+    report = run(config).report
+    if json:
+        return print_json(report)
+    for row in report["traits"]:
+        says = f"F{row['feature']}  AUROC {row['auroc']:.3f}  shuffled {row['shuffled_auroc']:.2f}" if "auroc" in row else row["withheld"]
+        print(f"{row['name']:<30} {says}")
+    return None
+
+
+def verify(run: Path, /, *, json: bool = False) -> None:
+    """Read every file of every finished artifact under a folder; name those that are missing, torn or altered.
+
+    Example: turnscope verify runs/demo
+
+    Parameters
+    ----------
+    run
+        A run folder, or one artifact.
+    json
+        Print as JSON.
+    """
+    if not run.is_dir():
+        raise StorageError("no such folder", where=str(run), fix="name a run folder, such as runs/demo")
+    folders = [path.parent for path in sorted(run.rglob("manifest.json"))]
+    found = {folder: Artifact.open(folder, read_manifest(folder)[0].kind).verify() for folder in folders}
+    bad = [f"{folder / name}" for folder, names in found.items() for name in names]
+    if json:
+        print_json({"artifacts": len(found), "bad": bad})
+    else:
+        print(f"{len(found)} artifacts read, {len(bad)} bad files")
+    if bad or not found:
+        raise IntegrityError(
+            "\n    ".join(["files are missing, torn or altered:", *bad]) if bad else "no finished artifact here",
+            where=str(run), fix="delete the artifact's folder and run its stage again" if bad else "run a stage first",
+        )  # fmt: skip

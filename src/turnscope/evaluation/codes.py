@@ -1,0 +1,74 @@
+"""A dictionary's activations as one vector a turn.
+
+N rows (turns), T tokens, F features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from turnscope.artifacts import Artifact, IntegrityError
+from turnscope.harvest.store import ActivationStore, open_activations
+from turnscope.sae import SparseAutoencoder
+
+Floats = NDArray[np.float32]
+_TURNS_AT_ONCE = 512
+
+
+class DictionaryReader:
+    """A dictionary together with the activations it reads."""
+
+    def __init__(self, activations: Path, sae: Path, pool: Literal["max", "mean", "sum"] = "max") -> None:
+        self.store: ActivationStore = open_activations(activations)
+        self.sae_artifact = Artifact.open(sae, "sae")
+        self.sae = SparseAutoencoder.load(sae)
+        self.unit, self._pool = self.sae.config.unit, pool
+        wanted = self.sae_artifact.manifest.config.get("site", self.sae.config.site)
+        have = self.store.artifact.manifest.config["site"]
+        if wanted and wanted != have:
+            raise IntegrityError(f"the dictionary reads {wanted}, these activations are of {have}", where=str(activations))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of both."""
+        return {"activations": self.store.fingerprint, "sae": self.sae_artifact.fingerprint}
+
+    def codes_NF(self, rows_N: NDArray[np.int64]) -> Floats:
+        """Dense activations of these turns: of their means, or of their tokens pooled over the turn."""
+        parts = [self._block(rows_N[at : at + _TURNS_AT_ONCE]) for at in range(0, len(rows_N), _TURNS_AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.sae.config.n_features), np.float32)
+
+    def _block(self, rows_N: NDArray[np.int64]) -> Floats:
+        if self.unit == "turn":
+            return self.sae.encode(self.store.mean_ND(rows_N)).to_dense().numpy()
+        offsets = self.store.token_offsets
+        sizes = offsets[rows_N + 1] - offsets[rows_N]
+        tokens_T = np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in rows_N])
+        codes = self.sae.encode(self.store.tokens_TD(tokens_T))
+        turn_of_T = torch.from_numpy(np.repeat(np.arange(len(rows_N)), sizes))
+        n_features = self.sae.config.n_features
+        where_E = turn_of_T[codes.rows_E()] * n_features + codes.indices_E
+        dense = torch.zeros(len(rows_N) * n_features)
+        if self._pool == "max":
+            dense.scatter_reduce_(0, where_E, codes.values_E, "amax")
+        else:
+            dense.index_add_(0, where_E, codes.values_E)
+        dense = dense.view(len(rows_N), n_features)
+        if self._pool == "mean":
+            dense = dense / torch.from_numpy(np.maximum(sizes, 1)).float()[:, None]
+        return dense.numpy()
+
+    def sample(self, rows_N: NDArray[np.int64], most: int, seed: int) -> torch.Tensor:
+        """At most so many raw rows of the dictionary's own unit out of these turns, at random."""
+        if self.unit == "token":
+            offsets = self.store.token_offsets
+            rows_N = np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in rows_N])
+        if len(rows_N) > most:
+            rows_N = np.sort(np.random.default_rng(seed).choice(rows_N, most, replace=False))
+        read = self.store.mean_ND if self.unit == "turn" else self.store.tokens_TD
+        return torch.from_numpy(read(rows_N))
