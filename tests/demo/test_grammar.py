@@ -79,7 +79,9 @@ def test_long_turns_reach_far_beyond_the_mean() -> None:
     assert max(lengths) > 100 * (sum(len(m.text.split()) for i in range(200) for m in Writer().write(2, i)) / 1500)
 
 
-@pytest.mark.parametrize(("bound", "digit", "answer"), [(100, 9, 88), (640, 3, 629), (30, 2, 19), (200, 1, 99), (990, 8, 979)])
+@pytest.mark.parametrize(
+    ("bound", "digit", "answer"), [(100, 9, 88), (640, 3, 629), (30, 2, 19), (200, 1, 99), (990, 8, 979)]
+)
 def test_puzzles_by_hand(bound: int, digit: int, answer: int) -> None:
     assert puzzles.solve(bound, digit) == answer
 

@@ -23,7 +23,10 @@ def show_run(result: PipelineResult, *, as_json: bool) -> None:
     for notice in result.notices:
         print(f"note: {notice}", file=sys.stderr)
     report = result.report
-    print(f"{report['seconds']} s, {report['peak_rss_mb']} MiB; run folder {result.path}, report {result.path / 'report.md'}", file=sys.stderr)
+    print(
+        f"{report['seconds']} s, {report['peak_rss_mb']} MiB; run folder {result.path}, report {result.path / 'report.md'}",
+        file=sys.stderr,
+    )
 
 
 def print_json(value: Mapping[str, Any]) -> None:

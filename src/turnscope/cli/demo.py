@@ -9,7 +9,9 @@ from cyclopts import App, Parameter
 
 from turnscope.cli._output import print_json, show_run
 
-app = App(name="demo", help_format="plaintext", help="A small chat model whose truth is known: the whole path in minutes.")
+app = App(
+    name="demo", help_format="plaintext", help="A small chat model whose truth is known: the whole path in minutes."
+)
 
 
 @app.default
@@ -56,7 +58,13 @@ def demo(
     if (model is None) != (transcripts is None):
         raise ConfigError("--model and --transcripts go together", fix="give both, or neither for the embedded demo")
     if model is not None:
-        return run(model=model, transcripts=transcripts, out=None if out == Path("runs/demo") else out, token_sae=token_sae, json=json)
+        return run(
+            model=model,
+            transcripts=transcripts,
+            out=None if out == Path("runs/demo") else out,
+            token_sae=token_sae,
+            json=json,
+        )
     from turnscope.demo.demo import DemoConfig
     from turnscope.demo.demo import run as run_demo
 

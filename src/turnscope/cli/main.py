@@ -17,6 +17,7 @@ app = App(
     name="turnscope",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
     help="""Read chat transcripts turn by turn: which turn-level features a model has, and what each responds to.
 
 Start with:  turnscope demo
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(arguments, exit_on_error=False, print_error=True, suppress_keyboard_interrupt=False)
+        app(arguments, exit_on_error=False, print_error=True)
     except TurnscopeError as error:
         print(f"turnscope: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -84,7 +84,9 @@ def run(
         units = ("turn", "token") if token_sae else ("turn",)
         given["saes"] = tuple(SAERecipe(unit=unit, n_features=features, k=k) for unit in units)
     if recipe is None and (model is None or not transcripts):
-        raise ConfigError("nothing to run", fix="give --model and --transcripts, or a recipe file; see turnscope run --help")
+        raise ConfigError(
+            "nothing to run", fix="give --model and --transcripts, or a recipe file; see turnscope run --help"
+        )
     whole = read_recipe(recipe, **given) if recipe else Recipe.model_validate(given)
     if not whole.transcripts:
         raise ConfigError("no transcripts are named", where=str(recipe or "the command"), fix="give --transcripts FILE")

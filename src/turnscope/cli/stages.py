@@ -209,7 +209,11 @@ def evaluate(
     if json:
         return print_json(report)
     for row in report["traits"]:
-        says = f"F{row['feature']}  AUROC {row['auroc']:.3f}  shuffled {row['shuffled_auroc']:.2f}" if "auroc" in row else row["withheld"]
+        says = (
+            f"F{row['feature']}  AUROC {row['auroc']:.3f}  shuffled {row['shuffled_auroc']:.2f}"
+            if "auroc" in row
+            else row["withheld"]
+        )
         print(f"{row['name']:<30} {says}")
     return None
 

@@ -12,7 +12,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-GRAMMAR_VERSION = 1  # bump when a change alters the texts the grammar writes; the shipped model names the version it saw
+GRAMMAR_VERSION = (
+    1  # bump when a change alters the texts the grammar writes; the shipped model names the version it saw
+)
 
 TOPICS = (
     "music", "cooking", "gardening", "travel", "sports", "law", "medicine", "space", "history", "money", "weather", "animals",

@@ -59,7 +59,10 @@ def check(folder: Path, count: int = 200, seed: int = 99) -> dict[str, Any]:
 
 def lines(figures: dict[str, Any]) -> list[str]:
     """One line a figure."""
-    return [f"{name:<34} {value:.3f}" if isinstance(value, float) else f"{name:<34} {value}" for name, value in figures.items()]
+    return [
+        f"{name:<34} {value:.3f}" if isinstance(value, float) else f"{name:<34} {value}"
+        for name, value in figures.items()
+    ]
 
 
 def _replies(sampler: Sampler, count: int, seed: int) -> dict[str, Any]:
@@ -85,7 +88,9 @@ def _personas(sampler: Sampler, count: int, seed: int) -> dict[str, Any]:
     questions = Writer(Options(unseen=True, long_share=0.0))
     for turn in range(_REPLIES):
         for index, chat in enumerate(chats):
-            told = [m for m in questions.write(seed + 2, index * _REPLIES + turn) if m.labels.get("intent") == "question"]
+            told = [
+                m for m in questions.write(seed + 2, index * _REPLIES + turn) if m.labels.get("intent") == "question"
+            ]
             english = [m.text for m in told if m.labels["language"] == "en"]
             chat.append(("user", english[0] if english else "Tell me about the violin."))
         for chat, reply in zip(chats, sampler.reply(chats, sample=True), strict=True):

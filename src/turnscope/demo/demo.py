@@ -29,7 +29,13 @@ def recipe(config: DemoConfig) -> Recipe:
     """The demo as a recipe of the pipeline."""
     units = (SAERecipe(unit="turn"), SAERecipe(unit="token")) if config.token_sae else (SAERecipe(unit="turn"),)
     return Recipe(
-        model=str(config.model), saes=units, tokens="all", controls=True, traits=TRAITS, choose_on=("explain",), seed=config.seed
+        model=str(config.model),
+        saes=units,
+        tokens="all",
+        controls=True,
+        traits=TRAITS,
+        choose_on=("explain",),
+        seed=config.seed,
     )
 
 

@@ -203,7 +203,9 @@ def _intent(parse: Parse) -> tuple[str, tuple[int, int] | None]:
     for unit in parse.units:
         if unit.key.endswith(".switch"):
             return "switch", None
-        name = unit.key.split(".", 1)[1].removeprefix("user_") if unit.key[2:3] == "." else unit.key.removeprefix("user.")
+        name = (
+            unit.key.split(".", 1)[1].removeprefix("user_") if unit.key[2:3] == "." else unit.key.removeprefix("user.")
+        )
         if name in _INTENT:
             puzzle = (int(unit.slots["b"]), int(unit.slots["d"])) if name == "puzzle" else None
             return _INTENT[name], puzzle
@@ -211,7 +213,9 @@ def _intent(parse: Parse) -> tuple[str, tuple[int, int] | None]:
 
 
 def _language(parse: Parse) -> str:
-    tongues = [u.key[:2] for u in parse.units if u.key[:2] in LANGUAGES and u.key[2:3] == "." and ".switch" not in u.key]
+    tongues = [
+        u.key[:2] for u in parse.units if u.key[:2] in LANGUAGES and u.key[2:3] == "." and ".switch" not in u.key
+    ]
     return tongues[0] if tongues else ""
 
 

@@ -119,7 +119,9 @@ def run(config: ModelTrainConfig) -> Path:
     started, since = time.monotonic(), state["seen"]
     model.train()
     while state["seen"] < config.tokens:
-        for i, batch_BT in enumerate(round_batches(strong if state["round"] < strong_rounds else writer, tokenizer, config, state["round"])):
+        for i, batch_BT in enumerate(
+            round_batches(strong if state["round"] < strong_rounds else writer, tokenizer, config, state["round"])
+        ):
             if i < state["batch"]:
                 continue
             lr = learning_rate(config, state["step"], state["seen"])
@@ -133,7 +135,12 @@ def run(config: ModelTrainConfig) -> Path:
             state |= {"step": state["step"] + 1, "seen": state["seen"] + int((batch_BT != 0).sum()), "batch": i + 1}
             if state["step"] % 50 == 0:
                 rate = (state["seen"] - since) / (time.monotonic() - started)
-                line = {"step": state["step"], "tokens": state["seen"], "loss": round(loss.item(), 4), "rate": round(rate)}
+                line = {
+                    "step": state["step"],
+                    "tokens": state["seen"],
+                    "loss": round(loss.item(), 4),
+                    "rate": round(rate),
+                }
                 print(json.dumps(line), flush=True)
             if state["step"] % config.checkpoint_every == 0:
                 _checkpoint(work, config, model, optimiser, state)
@@ -177,7 +184,9 @@ def _resume(work: Path, config: ModelTrainConfig, model: Any, optimiser: Any) ->
     saved = json.loads(path.read_text())
     if saved["config"] != _key(config) or saved["grammar"] != GRAMMAR_VERSION:
         raise IntegrityError(
-            "the half-trained model was made with other settings", where=str(work), fix="name another --out, or delete it"
+            "the half-trained model was made with other settings",
+            where=str(work),
+            fix="name another --out, or delete it",
         )
     tensors = load_file(work / f"{saved['state']['step']:08d}.safetensors")
     model.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
@@ -194,5 +203,9 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: 
     tokenizer.save_pretrained(config.out)
     write_json(
         config.out / "demo.json",
-        {"grammar_version": GRAMMAR_VERSION, "parameters": sum(p.numel() for p in model.parameters()), "training": _key(config)},
+        {
+            "grammar_version": GRAMMAR_VERSION,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "training": _key(config),
+        },
     )

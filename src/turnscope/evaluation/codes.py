@@ -31,7 +31,9 @@ class DictionaryReader:
         wanted = self.sae_artifact.manifest.config.get("site", self.sae.config.site)
         have = self.store.artifact.manifest.config["site"]
         if wanted and wanted != have:
-            raise IntegrityError(f"the dictionary reads {wanted}, these activations are of {have}", where=str(activations))
+            raise IntegrityError(
+                f"the dictionary reads {wanted}, these activations are of {have}", where=str(activations)
+            )
 
     @property
     def inputs(self) -> dict[str, str]:

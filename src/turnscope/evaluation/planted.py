@@ -142,7 +142,9 @@ class _Evaluation:
         fewest = min(int(s.positive.sum()) for s in (choose, judge))
         fewest = min(fewest, *(int((~s.positive).sum()) for s in (choose, judge)))
         if fewest < self.config.min_positives or len(np.unique(fit.positive)) < 2:
-            return head | {"withheld": f"{fewest} positive or negative turns in a split, {self.config.min_positives} needed"}
+            return head | {
+                "withheld": f"{fewest} positive or negative turns in a split, {self.config.min_positives} needed"
+            }
         row: dict[str, Any] = head
         for name, (choose_NF, judge_NF) in self.codes.items():
             feature = self._best(choose, choose_NF)

@@ -28,7 +28,9 @@ def auroc_matrix(ranks_NF: NDArray[np.floating], positive_NQ: NDArray[np.bool_])
         return np.where(pairs_Q > 0, 0.5 + sums_FQ / pairs_Q, np.nan)
 
 
-def paired_wins(scores_NF: NDArray[np.floating], positive_N: NDArray[np.bool_], pair_N: NDArray[np.int64]) -> NDArray[np.float64]:
+def paired_wins(
+    scores_NF: NDArray[np.floating], positive_N: NDArray[np.bool_], pair_N: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """(P, F): for each matched pair, 1 where its positive row scores higher, 0.5 for a tie, 0 where it scores lower.
 
     A pair needs exactly one positive and one negative row; others (one side lost on the way) are left out.

@@ -29,7 +29,9 @@ class FeatureSummary(NamedTuple):
     top: tuple[TopTurn, ...]
 
 
-def summarise(codes_NF: NDArray[np.floating], texts: Sequence[str], features: Sequence[int], top: int = 5) -> list[FeatureSummary]:
+def summarise(
+    codes_NF: NDArray[np.floating], texts: Sequence[str], features: Sequence[int], top: int = 5
+) -> list[FeatureSummary]:
     """Summaries of some features over turns with these dense codes and texts; no text stands twice among the top."""
     power_F = np.square(codes_NF, dtype=np.float64).sum(0)
     total = power_F.sum()

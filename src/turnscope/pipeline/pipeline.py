@@ -57,7 +57,10 @@ class _Run:
 
 
 def run(
-    recipe: Recipe, out: Path, conversations: Iterable[Conversation] | None = None, origin: Mapping[str, str] | None = None
+    recipe: Recipe,
+    out: Path,
+    conversations: Iterable[Conversation] | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> PipelineResult:
     """Run a recipe in the run folder `out`; run it again to go on after a stop.
 
@@ -80,7 +83,10 @@ def run(
         for sae in recipe.saes:
             trained = _train(this, sae, activations[site], sae.unit)
             controls = _controls(this, sae, site, activations, random_model)
-            saes[sae.unit] = {**_evaluate(this, sae, activations[site], trained, controls), **_describe(this, activations[site], trained)}
+            saes[sae.unit] = {
+                **_evaluate(this, sae, activations[site], trained, controls),
+                **_describe(this, activations[site], trained),
+            }
         report = {
             "model": Path(recipe.model).name, "site": site, "turns": len(open_activations(activations[site])),
             "conversations": len(open_transcripts(this.folder.artifact("transcripts"))), "saes": saes,

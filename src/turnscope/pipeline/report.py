@@ -25,7 +25,8 @@ LEGEND = (
 def visible(text: str) -> str:
     """Text made safe for a terminal or a table: control and format characters become escapes, line breaks a mark."""
     return "".join(
-        " ⏎ " if c == "\n" else c if c == " " or unicodedata.category(c)[0] not in "CZ" else f"\\u{ord(c):04x}" for c in text
+        " ⏎ " if c == "\n" else c if c == " " or unicodedata.category(c)[0] not in "CZ" else f"\\u{ord(c):04x}"
+        for c in text
     )
 
 
@@ -74,10 +75,18 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         lines += ["", f"## The {unit} SAE", "", _fit_line(sae), ""]
         if sae["traits"]:
             lines += _trait_lines(sae["traits"]) + ["", _summary(sae), "", LEGEND, ""]
-        lines += ["", "### Features", "", "The features that carry most of the activations on unseen turns, each with its top turns.", ""]
+        lines += [
+            "",
+            "### Features",
+            "",
+            "The features that carry most of the activations on unseen turns, each with its top turns.",
+            "",
+        ]
         for feature in sae["top_features"]:
             lines += [f"**{_headline(feature)}**", ""]
-            lines += [f"- {t['role']} ({t['activation']:.2f}): {_cell(shorten(t['text'], 200))}" for t in feature["turns"]]
+            lines += [
+                f"- {t['role']} ({t['activation']:.2f}): {_cell(shorten(t['text'], 200))}" for t in feature["turns"]
+            ]
             lines.append("")
     if report["dropped"]:
         lines += ["## Left out or changed", ""] + [f"- {name}: {count}" for name, count in report["dropped"].items()]
@@ -130,6 +139,10 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         for feature in sae["top_features"][:8]:
             console.print(Text(_headline(feature), style="bold"))
             for turn in feature["turns"][:2]:
-                console.print(Text(f"    {turn['role']}: {shorten(visible(turn['text']), 110)}"), no_wrap=True, overflow="ellipsis")
+                console.print(
+                    Text(f"    {turn['role']}: {shorten(visible(turn['text']), 110)}"),
+                    no_wrap=True,
+                    overflow="ellipsis",
+                )
     if report["saes"] and any(sae["traits"] for sae in report["saes"].values()):
         console.print(Text(LEGEND, style="dim"))
