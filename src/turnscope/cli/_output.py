@@ -6,10 +6,10 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from turnscope.pipeline import PipelineResult
-from turnscope.pipeline.report import print_report
+if TYPE_CHECKING:
+    from turnscope.pipeline import PipelineResult
 
 
 def show_run(result: PipelineResult, *, as_json: bool) -> None:
@@ -19,14 +19,14 @@ def show_run(result: PipelineResult, *, as_json: bool) -> None:
     else:
         from rich.console import Console
 
+        from turnscope.pipeline.report import print_report
+
         print_report(result.report, Console(width=None if sys.stdout.isatty() else 140))
     for notice in result.notices:
         print(f"note: {notice}", file=sys.stderr)
     report = result.report
-    print(
-        f"{report['seconds']} s, {report['peak_rss_mb']} MiB; run folder {result.path}, report {result.path / 'report.md'}",
-        file=sys.stderr,
-    )
+    cost = f"{report['seconds']} s, {report['peak_rss_mb']} MiB"
+    print(f"{cost}; run folder {result.path}, report {result.path / 'report.md'}", file=sys.stderr)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

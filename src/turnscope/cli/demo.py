@@ -27,8 +27,7 @@ def demo(
 ) -> None:
     """Write a labelled corpus, harvest the shipped chat model, train dictionaries, hold features against the truth.
 
-    Examples:
-
+    Examples
     turnscope demo
 
     turnscope demo --conversations 500 --no-token-sae --out runs/small

@@ -1,4 +1,4 @@
-"""`turnscope`: the commands, and how a user's mistake is told. Stages are imported by the command that needs them."""
+"""`turnscope`: the commands, and how a user's mistake is told. Commands import their stage when called, so that help is instant."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cyclopts import App
 from turnscope import __version__
 from turnscope.artifacts import TurnscopeError
 from turnscope.artifacts.errors import ConfigError
+from turnscope.cli import demo, run, stages
 
 INTERRUPTED = 130
 
@@ -23,15 +24,13 @@ app = App(
 Start with:  turnscope demo
 Your own:    turnscope run --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl --out runs/mine""",
 )
-app.command(
-    "turnscope.cli.demo:app", name="demo", help="A small chat model whose truth is known: the whole path in minutes."
-)
-app.command("turnscope.cli.run:run", name="run", help="Transcripts and a model in, features and a report out.")
-app.command("turnscope.cli.stages:import_", name="import", help="Chat files in, a transcripts artifact out.")
-app.command("turnscope.cli.stages:harvest", name="harvest", help="Transcripts and a model in, turn activations out.")
-app.command("turnscope.cli.stages:train", name="train", help="Activations in, a sparse autoencoder out.")
-app.command("turnscope.cli.stages:evaluate", name="evaluate", help="Hold a dictionary's features against known labels.")
-app.command("turnscope.cli.stages:verify", name="verify", help="Name every torn or altered file of a run.")
+app.command(demo.app)
+app.command(run.run, name="run")
+app.command(stages.import_, name="import")
+app.command(stages.harvest, name="harvest")
+app.command(stages.train, name="train")
+app.command(stages.evaluate, name="evaluate")
+app.command(stages.verify, name="verify")
 
 
 def main(arguments: list[str] | None = None) -> None:

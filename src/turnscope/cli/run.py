@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from turnscope.artifacts import ConfigError
-from turnscope.cli._output import show_run
-from turnscope.pipeline import Recipe, SAERecipe, run as run_recipe
-from turnscope.pipeline.config import read_recipe
+from turnscope.artifacts.errors import ConfigError
 
 
 def run(
@@ -34,8 +31,7 @@ def run(
 ) -> None:
     """Transcripts and a model in, features and a report out. Stopped? Run the same command again.
 
-    Examples:
-
+    Examples
     turnscope run --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
 
     turnscope run --model minilm --transcripts chats.jsonl.zst --too-long window --out runs/minilm
@@ -75,11 +71,16 @@ def run(
     json
         Print the report as JSON.
     """
+    from turnscope.cli._output import show_run
+    from turnscope.pipeline import Recipe, SAERecipe
+    from turnscope.pipeline import run as run_recipe
+    from turnscope.pipeline.config import read_recipe
+
     flags = {
         "model": model, "transcripts": transcripts, "site": site, "limit": limit, "format": format,
         "controls": controls, "too_long": too_long, "device": device, "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
-    given = {name: value for name, value in flags.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     if features is not None or k is not None or token_sae:
         units = ("turn", "token") if token_sae else ("turn",)
         given["saes"] = tuple(SAERecipe(unit=unit, n_features=features, k=k) for unit in units)

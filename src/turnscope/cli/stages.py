@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from turnscope.artifacts import Artifact, IntegrityError, StorageError
-from turnscope.artifacts.manifest import read_manifest
+from turnscope.artifacts.errors import IntegrityError, StorageError
 from turnscope.cli._output import print_json, show_counts
 
 
@@ -230,6 +229,9 @@ def verify(run: Path, /, *, json: bool = False) -> None:
     json
         Print as JSON.
     """
+    from turnscope.artifacts import Artifact
+    from turnscope.artifacts.manifest import read_manifest
+
     if not run.is_dir():
         raise StorageError("no such folder", where=str(run), fix="name a run folder, such as runs/demo")
     folders = [path.parent for path in sorted(run.rglob("manifest.json"))]
