@@ -6,6 +6,7 @@ import random
 from collections import Counter
 
 import pytest
+
 from turnscope.demo import puzzles
 from turnscope.demo.grammar import Message, Options, Writer
 from turnscope.demo.parser import label_conversation, parse_turn
@@ -58,8 +59,8 @@ def test_conversations_are_distinct() -> None:
 def test_every_planted_value_occurs(corpus: list[list[Message]]) -> None:
     seen = Counter((k, str(v)) for c in corpus for m in c for k, v in m.labels.items() if k != "puzzle")
     kinds = Counter(k for k, _ in seen)
-    assert kinds["topic"] == 13 and kinds["language"] == 4
-    assert kinds["persona"] == 6 and kinds["tone"] == 5 and kinds["emotion"] == 5
+    expected = {"topic": 13, "language": 4, "persona": 6, "tone": 5, "emotion": 5}
+    assert {key: kinds[key] for key in expected} == expected
     assert min(seen.values()) > 20
 
 

@@ -32,7 +32,7 @@ def demo(
 
     turnscope demo --conversations 500 --no-token-sae --out runs/small
 
-    turnscope demo --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
+    Example: turnscope demo --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`turnscope`: the commands, and how a user's mistake is told. Commands import their stage when called, so that help is instant."""
+"""`turnscope`: the commands, and how a user's mistake is told. Stages are imported when called."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def run(
     out: Path | None = None,
     site: str | None = None,
     limit: int | None = None,
-    format: str | None = None,
+    chat_format: Annotated[str | None, Parameter(name="--format")] = None,
     features: int | None = None,
     k: int | None = None,
     token_sae: bool = False,
@@ -34,9 +34,9 @@ def run(
     Examples
     turnscope run --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
 
-    turnscope run --model minilm --transcripts chats.jsonl.zst --too-long window --out runs/minilm
+    Example: turnscope run --model minilm --transcripts chats.jsonl.zst --too-long window --out runs/minilm
 
-    turnscope run recipe.toml
+    Example: turnscope run recipe.toml
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def run(
         Where to read: resid.3 is the output of 0-based block 3. Default: the block at two thirds of the depth.
     limit
         At most this many conversations.
-    format
+    chat_format
         Chat format; told from the file when not given.
     features
         Dictionary size; chosen by the data when not given.
@@ -77,7 +77,7 @@ def run(
     from turnscope.pipeline.config import read_recipe
 
     flags = {
-        "model": model, "transcripts": transcripts, "site": site, "limit": limit, "format": format,
+        "model": model, "transcripts": transcripts, "site": site, "limit": limit, "format": chat_format,
         "controls": controls, "too_long": too_long, "device": device, "trust_remote_code": trust_remote_code or None,
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}

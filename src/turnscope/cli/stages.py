@@ -13,7 +13,8 @@ from turnscope.cli._output import print_json, show_counts
 
 
 def import_(
-    *sources: Path, out: Path, format: str | None = None, limit: int | None = None, seed: int = 0,
+    *sources: Path, out: Path, chat_format: Annotated[str | None, Parameter(name="--format")] = None,
+    limit: int | None = None, seed: int = 0,
     group_by: str | None = None, allow_bad_lines: bool = False, json: bool = False,
 ) -> None:  # fmt: skip
     """Chat files in, a transcripts artifact out. Draws the splits; counts everything dropped or changed.
@@ -26,7 +27,7 @@ def import_(
         HF messages as JSONL or Parquet (plain, .gz, .zst), LMSYS-Chat-1M rows, hh-rlhf strings.
     out
         Folder of the artifact.
-    format
+    chat_format
         Chat format; told from the file when not given.
     limit
         At most this many conversations.
@@ -44,7 +45,7 @@ def import_(
 
     result = run(
         ImportConfig(
-            sources=sources, out=out, format=format, limit=limit, seed=seed, group_by=group_by,
+            sources=sources, out=out, format=chat_format, limit=limit, seed=seed, group_by=group_by,
             allow_bad_lines=allow_bad_lines,
         )
     )  # fmt: skip
@@ -66,7 +67,7 @@ def harvest(
 ) -> None:  # fmt: skip
     """Transcripts and a model in, turn activations out: one artifact per site, from one forward pass.
 
-    Example: turnscope harvest runs/mine/transcripts --model Qwen/Qwen2.5-0.5B-Instruct --site resid.15 --out runs/mine/activations
+    Example: turnscope harvest runs/mine/transcripts --model minilm --site resid.3 --out runs/mine/activations
 
     Parameters
     ----------
@@ -179,7 +180,8 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Hold a dictionary's features against the labels that the turns carry: best feature, controls, baselines.
 
-    Example: turnscope evaluate --transcripts runs/m/transcripts --activations runs/m/activations/resid.3 --sae runs/m/saes/turn --model minilm --out runs/m/evals/planted
+    Example: turnscope evaluate --transcripts runs/m/transcripts --activations runs/m/activations/resid.3
+    --sae runs/m/saes/turn --model minilm --out runs/m/evals/planted
 
     Parameters
     ----------

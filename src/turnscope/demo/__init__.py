@@ -1,1 +1,1 @@
-"""The embedded default: a labelled world written by a grammar, a parser for it, and a small chat model trained on it."""
+"""The embedded default: a labelled world written by a grammar, a parser for it, a small chat model trained on it."""

@@ -1,7 +1,7 @@
 """The words of the demo world, read from `bank.toml` and `tongues.toml`.
 
-A *unit* is one sentence template with typed slots, e.g. "What is a {n} good for?". The grammar writes conversations out of
-units and the parser takes them apart again; both read this one bank.
+A *unit* is one sentence template with typed slots, e.g. "What is a {n} good for?". The grammar writes conversations out
+of units and the parser takes them apart again; both read this one bank.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-GRAMMAR_VERSION = (
-    1  # bump when a change alters the texts the grammar writes; the shipped model names the version it saw
-)
+# bump when a change alters the texts the grammar writes; the shipped model names the version it saw
+GRAMMAR_VERSION = 1
 
 TOPICS = (
-    "music", "cooking", "gardening", "travel", "sports", "law", "medicine", "space", "history", "money", "weather", "animals",
+    "music", "cooking", "gardening", "travel", "sports", "law", "medicine", "space", "history", "money", "weather",
+    "animals",
 )  # fmt: skip
 LANGUAGES = ("en", "es", "fr", "de")
 PERSONAS = ("pirate", "poet", "butler", "cowboy", "robot")
@@ -50,7 +50,7 @@ def _flatten(table: dict[str, Any], prefix: str, out: dict[str, tuple[str, ...]]
 
 
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads(resources.files(__package__).joinpath(name).read_text("utf-8"))
+    return tomllib.loads(resources.files("turnscope.demo").joinpath(name).read_text("utf-8"))
 
 
 @cache

@@ -47,7 +47,7 @@ class Sampler:
 
 
 def check(folder: Path, count: int = 200, seed: int = 99) -> dict[str, Any]:
-    """All figures, shares in 0..1; `count` conversations, puzzles and facts of each kind. Conversations are not the demo's."""
+    """All figures, shares in 0..1; `count` conversations, puzzles and facts of each kind, none of them the demo's."""
     sampler, figures = Sampler(folder, seed), dict[str, Any]()
     steps = (_replies, _personas, _puzzles, _facts)
     with progress("sampling the model", len(steps), "checks") as bar:
@@ -66,7 +66,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
 
 
 def _replies(sampler: Sampler, count: int, seed: int) -> dict[str, Any]:
-    """Share of sampled replies that the parser reads to the last character, at a random turn of unseen conversations."""
+    """Share of sampled replies that the parser reads to the last character, at a random turn of new conversations."""
     writer, rng = Writer(Options(unseen=True, long_share=0.0)), random.Random(seed)
     chats: list[Chat] = []
     for index in range(count):
@@ -79,8 +79,8 @@ def _replies(sampler: Sampler, count: int, seed: int) -> dict[str, Any]:
 def _personas(sampler: Sampler, count: int, seed: int) -> dict[str, Any]:
     """Personas set by the system prompt: is it the one that shows in the replies?
 
-    A conversation obeys when, over six replies, its persona shows in at least one and no other shows in any. The grammar
-    shows a persona in about four of ten turns, so six replies of a perfect model would obey in about 95 of 100.
+    A conversation obeys when, over six replies, its persona shows in at least one and no other shows in any. The
+    grammar shows a persona in about four of ten turns, so six replies of a perfect model would obey in about 95 of 100.
     """
     bank, rng = load_bank(), random.Random(seed + 1)
     asked = [rng.choice(PERSONAS) for _ in range(count)]

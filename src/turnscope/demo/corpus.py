@@ -1,7 +1,7 @@
 """The labelled corpus of the demo: conversations the model has never seen, as `Conversation`s.
 
-Two kinds: general ones, and matched pairs that differ only in the digit a puzzle forbids, so that the same answer in the same
-words is right in one and wrong in the other.
+Two kinds: general ones, and matched pairs that differ only in the digit a puzzle forbids, so that the same answer
+in the same words is right in one and wrong in the other.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from turnscope.transcripts.conversation import Conversation, Part, Turn
 INTENTS = ("question", "advice", "list_request", "code_request", "follow_up", "complaint", "praise", "harmful")
 PAIR = "matched_pair"
 
-TRAITS: tuple[Trait, ...] = tuple(
-    Trait(name=f"{family}:{value}", family=family, key=family, value=value, without=PAIR)
-    for family, values in (
-        ("topic", TOPICS), ("language", LANGUAGES), ("persona", PERSONAS), ("tone", TONES), ("intent", INTENTS),
-        ("form", ("list", "code")), ("emotion", EMOTIONS),
-    )
-    for value in values
-) + (
+TRAITS: tuple[Trait, ...] = (
+    *(
+        Trait(name=f"{family}:{value}", family=family, key=family, value=value, without=PAIR)
+        for family, values in (
+            ("topic", TOPICS), ("language", LANGUAGES), ("persona", PERSONAS), ("tone", TONES), ("intent", INTENTS),
+            ("form", ("list", "code")), ("emotion", EMOTIONS),
+        )
+        for value in values
+    ),
     Trait(name="refusal", family="refusal", key="refusal", value=True, without=PAIR),
     Trait(name="answer:wrong (unmatched)", family="answer", key="answer", value="wrong", without=PAIR),
     Trait(name="wrong answer (matched)", family="answer", key="answer", value="wrong", pair=PAIR),

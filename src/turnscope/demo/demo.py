@@ -1,4 +1,4 @@
-"""The embedded default: the corpus of known truth, the model trained on it, and the recipe that holds one against the other."""
+"""The embedded default: a corpus of known truth, a model trained on it, the recipe that holds one against the other."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The grammar that writes labelled conversations.
 
 A conversation has a state (persona, tone, competence with numbers, language, topic, the user's mood) and is a row of
-exchanges. Persona, tone and mood are *in effect* on every turn but show in the words of only about half of them; the rest
-must be known from the conversation. Every turn carries its labels. `write(seed, index)` depends on nothing else.
+exchanges. Persona, tone and mood are *in effect* on every turn but show in the words of only about half of them; the
+rest must be known from the conversation. Every turn carries its labels. `write(seed, index)` depends on nothing else.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Writer:
                 self._exchange(s, number, long_at == number)
         return s.messages
 
-    # --- turns ---------------------------------------------------------------------------------------------------------
+    # --- turns -----------------------------------------------------------------------------------------------------
 
     def _system(self, s: _State) -> None:
         said: list[str] = []
@@ -137,7 +137,7 @@ class Writer:
         }  # fmt: skip
         s.messages.append(Message("assistant", gap.join(parts), effect | labels))
 
-    # --- exchanges -----------------------------------------------------------------------------------------------------
+    # --- exchanges -------------------------------------------------------------------------------------------------
 
     def _exchange(self, s: _State, number: int, long: bool) -> None:
         rng = s.rng
@@ -243,7 +243,7 @@ class Writer:
         self._bot(s, body, answer=answer, puzzle=[puzzle.bound, puzzle.digit, puzzle.value])
 
     def puzzle_only(self, rng: random.Random, puzzle: puzzles.Puzzle) -> list[Message]:
-        """A system prompt that says nothing of numbers' rightness, this puzzle and this answer; style drawn from `rng`."""
+        """A system prompt that says nothing of numbers' rightness, this puzzle, this answer; style drawn from `rng`."""
         s = _State(rng, self.options)
         s.persona = _pick(rng, ("neutral", *PERSONAS), (0.36, *[0.128] * 5))
         s.tone = _pick(rng, ("plain", *TONES), (0.36, *[0.16] * 4))
@@ -284,7 +284,7 @@ class Writer:
             said = [self._unit(s, f"{tongue}.bot_say") for _ in range(s.rng.randint(1, 3))]
             self._bot(s, " ".join(said), s.topic)
 
-    # --- words ---------------------------------------------------------------------------------------------------------
+    # --- words -----------------------------------------------------------------------------------------------------
 
     def _unit(self, s: _State, key: str, /, **known: Any) -> str:
         """One unit of this key with its slots filled; a unit of another tongue takes that tongue's words."""

@@ -1,8 +1,8 @@
 """The demo's parser: recovers every planted trait from text alone.
 
-It takes a turn apart into the bank's units, then walks the conversation to find what is in effect: the persona that a system
-prompt or a user's request set, the mood last stated, whether a number is the right answer to the last puzzle. It never sees
-the grammar's labels or state.
+It takes a turn apart into the bank's units, then walks the conversation to find what is in effect: the persona that a
+system prompt or a user's request set, the mood last stated, whether a number is the right answer to the last puzzle. It
+never sees the grammar's labels or state.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def _compile(template: str, choices: dict[str, str]) -> re.Pattern[str]:
 def label_conversation(messages: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     """Labels of every turn, from (role, text) pairs: the same keys as the grammar's, and `shown` and `parsed`.
 
-    `shown` maps persona, tone and emotion to what this turn's own words show ("" for nothing); `parsed` is the share of the
-    turn's characters that belong to units of the bank.
+    `shown` maps persona, tone and emotion to what this turn's own words show ("" for nothing); `parsed` is the share of
+    the turn's characters that belong to units of the bank.
     """
     now = {"persona": "neutral", "tone": "plain", "emotion": "calm", "topic": "none", "language": "en"}
     puzzle: tuple[int, int] | None = None

@@ -1,8 +1,9 @@
 """Number puzzles: the highest number below a bound without a digit ("below 100 without a 9" is 88).
 
-A wrong answer is always the right answer to the same bound with another digit, and the answer's value is drawn before it is
-settled whether it is to be right or wrong. So no value, and no word of the answering turn, tells right from wrong: only the
-question does. Pairs (bound, digit) are split once by hash: the `unseen` ones never occur in the model's training text.
+A wrong answer is always the right answer to the same bound with another digit, and the answer's value is drawn before
+it is settled whether it is to be right or wrong. So no value, and no word of the answering turn, tells right from
+wrong: only the question does. Pairs (bound, digit) are split once by hash: the `unseen` ones never occur in the model's
+training text.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def is_unseen(bound: int, digit: int) -> bool:
 
 @cache
 def _balanced(unseen: bool) -> tuple[tuple[int, int, tuple[int, ...], tuple[int, ...]], ...]:
-    """(bound, value, digits that make it right, digits that make it wrong), both non-empty within one side of the split."""
+    """(bound, value, digits that make it right, digits that make it wrong), none empty within one side of the split."""
     table: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = []
     for bound in BOUNDS:
         answers = {d: solve(bound, d) for d in DIGITS}

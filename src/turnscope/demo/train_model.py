@@ -1,8 +1,9 @@
 """Train the demo's chat model on the grammar's text, from nothing to a Hugging Face folder.
 
 Conversations are written in rounds of fixed size, sorted by length inside a round, cut into batches by token budget and
-shuffled; a round depends only on (seed, round), so a resumed run goes on with the same data. The loss is over every token of
-every turn: the model must also foresee how users react, which is what makes it represent wrong answers and moods.
+shuffled; a round depends only on (seed, round), so a resumed run goes on with the same data. The loss is over every
+token of every turn: the model must also foresee how users react, which is what makes it represent wrong answers and
+moods.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ModelTrainConfig(Config):
     lr: float = 2.5e-3
     warmup_steps: int = 300
     strong_tokens: int = 10_000_000
-    """For so many tokens at first, persona, tone and mood show in most turns; only then as rarely as in the demo's corpus."""
+    """For so many tokens at first, persona, tone and mood show in most turns; only then as rarely as in the corpus."""
     checkpoint_every: int = 500
     threads: int = 2
     bf16: bool = True

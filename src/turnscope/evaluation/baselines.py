@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ _MOST_TOKENS = 2000
 
 
 def probe_scores(fit_ND: Any, fit_labels_N: Bools, score_ND: Any) -> NDArray[np.float64]:
-    """Scores of a logistic probe fitted on one set of turn means and applied to another: the ceiling for one direction."""
+    """Scores of a logistic probe fitted on some turn means and applied to others: the ceiling for one direction."""
     scaler = StandardScaler().fit(fit_ND)
     return _logistic(scaler.transform(fit_ND), fit_labels_N, scaler.transform(score_ND), 0.1)
 
@@ -55,7 +55,7 @@ class BestToken:
     """The single token whose presence, or count, tells the labels best on one set; then judged on another."""
 
     def __init__(self, fit_NV: sparse.csr_matrix, score_NV: sparse.csr_matrix) -> None:
-        often = np.asarray((fit_NV > 0).sum(0)).ravel()
+        often = np.asarray(cast(Any, fit_NV > 0).sum(0)).ravel()
         self.tokens = np.argsort(-often, kind="stable")[: min(_MOST_TOKENS, int((often >= 5).sum()))]
         fit, self._score = (m[:, self.tokens].toarray() for m in (fit_NV, score_NV))
         self._ranks = [midranks(fit), midranks(fit > 0)]

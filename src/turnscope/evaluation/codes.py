@@ -50,8 +50,7 @@ class DictionaryReader:
             return self.sae.encode(self.store.mean_ND(rows_N)).to_dense().numpy()
         offsets = self.store.token_offsets
         sizes = offsets[rows_N + 1] - offsets[rows_N]
-        tokens_T = np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in rows_N])
-        codes = self.sae.encode(self.store.tokens_TD(tokens_T))
+        codes = self.sae.encode(self.store.tokens_TD(self._token_rows(rows_N)))
         turn_of_T = torch.from_numpy(np.repeat(np.arange(len(rows_N)), sizes))
         n_features = self.sae.config.n_features
         where_E = turn_of_T[codes.rows_E()] * n_features + codes.indices_E
@@ -65,11 +64,16 @@ class DictionaryReader:
             dense = dense / torch.from_numpy(np.maximum(sizes, 1)).float()[:, None]
         return dense.numpy()
 
+    def _token_rows(self, rows_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The stored token rows of these turns, turn after turn."""
+        offsets = self.store.token_offsets
+        ends = zip(offsets[rows_N].tolist(), offsets[rows_N + 1].tolist(), strict=True)
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(a, b, dtype=np.int64) for a, b in ends)])
+
     def sample(self, rows_N: NDArray[np.int64], most: int, seed: int) -> torch.Tensor:
         """At most so many raw rows of the dictionary's own unit out of these turns, at random."""
         if self.unit == "token":
-            offsets = self.store.token_offsets
-            rows_N = np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in rows_N])
+            rows_N = self._token_rows(rows_N)
         if len(rows_N) > most:
             rows_N = np.sort(np.random.default_rng(seed).choice(rows_N, most, replace=False))
         read = self.store.mean_ND if self.unit == "turn" else self.store.tokens_TD

@@ -183,12 +183,13 @@ class _Evaluation:
         return {f"{prefix}auroc": found.value, f"{prefix}ci": list(found.ci)}
 
     def _shuffled(self, choose: _Side, judge: _Side, trait: Trait) -> dict[str, Any]:
-        """Choosing and judging once more under labels that belong to other conversations (or to the pair's other side)."""
+        """Choosing and judging once more under labels of other conversations (or of the pair's other side)."""
         rng = np.random.default_rng([self.config.seed, *trait.name.encode()])
         choose_NF, judge_NF = self.codes[""]
         if choose.pairs is not None and judge.pairs is not None:
-            wins = [paired_wins(c[s.at], s.positive, s.pairs) for c, s in ((choose_NF, choose), (judge_NF, judge))]
-            values = [self._flipped(*wins, rng) for _ in range(self.config.permutations)]
+            choose_PF = paired_wins(choose_NF[choose.at], choose.positive, choose.pairs)
+            judge_PF = paired_wins(judge_NF[judge.at], judge.positive, judge.pairs)
+            values = [self._flipped(choose_PF, judge_PF, rng) for _ in range(self.config.permutations)]
         else:
             shuffled = [
                 np.stack([_permute(s, rng) for _ in range(self.config.permutations)], axis=1) for s in (choose, judge)

@@ -42,7 +42,7 @@ def summarise(
         for row in np.argsort(-column_N, kind="stable")[: 50 * top].tolist():
             if len(tops) == top or column_N[row] <= 0:
                 break
-            tops.setdefault(texts[row], TopTurn(row, float(column_N[row])))
+            tops.setdefault(str(texts[row]), TopTurn(row, float(column_N[row])))
         share = float(power_F[feature] / total) if total > 0 else 0.0
         found.append(
             FeatureSummary(

@@ -16,7 +16,7 @@ Tokens = Literal["none", "all"] | Annotated[int, Field(ge=1)]
 class _Meaning(Config):
     """The settings that decide which numbers are stored; shared by what a user gives and what a manifest records."""
 
-    roles: tuple[str, ...] = Field(("user", "assistant"), min_length=1)
+    roles: tuple[str, ...] = Field(default=("user", "assistant"), min_length=1)
     """Roles whose turns are stored."""
     token_set: Literal["content", "with_header", "all"] = "content"
     """Which tokens of a turn are averaged."""
@@ -28,9 +28,9 @@ class _Meaning(Config):
     """The tokenizer's own where it has one, else the plain one (``auto``); ``plain``; or the text of a template."""
     too_long: Literal["skip", "window", "truncate-left"] = "skip"
     """Conversations longer than the model's context: leave out and count; read in windows; keep the last tokens."""
-    batch_tokens: int = Field(8192, ge=1)
+    batch_tokens: int = Field(default=8192, ge=1)
     """Most tokens in a batch, padding included. A single longer conversation makes a batch of its own."""
-    shard_turns: int = Field(4096, ge=1)
+    shard_turns: int = Field(default=4096, ge=1)
     """Turns after which a shard is closed: the unit of writing, of resuming and of memory."""
     dtype: FloatType = "float32"
     """Type in which turn means are stored (they are always summed in float32)."""

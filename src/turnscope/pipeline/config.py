@@ -30,7 +30,7 @@ class Recipe(Config):
     transcripts: tuple[Path, ...] = ()
     format: str | None = None
     """Chat format; None: told from the file."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """At most this many conversations."""
     model: str
     """Hub name, local folder, or `minilm`."""
@@ -41,7 +41,7 @@ class Recipe(Config):
     too_long: Literal["skip", "window", "truncate-left"] = "skip"
     tokens: Literal["all"] | Annotated[int, Field(ge=1)] = 32
     """Tokens kept of each turn for a token dictionary: all, or so many at random."""
-    batch_tokens: int = Field(8192, ge=1)
+    batch_tokens: int = Field(default=8192, ge=1)
     saes: tuple[SAERecipe, ...] = (SAERecipe(),)
     controls: bool = False
     """Also train the same dictionaries on the embedding layer and on a random-weight model."""

@@ -1,4 +1,4 @@
-"""The report of a run as Markdown and as terminal tables. Text from transcripts is shown as text: nothing in it is rendered."""
+"""The report of a run as Markdown and as terminal tables. Text from transcripts is text: nothing in it is rendered."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _COLUMNS = (
     ("embed", "embedding_auroc"), ("random", "random_model_auroc"),
 )  # fmt: skip
 LEGEND = (
-    "AUROC of the best single feature, chosen on one split and judged on another, with a 95 % interval by conversation. "
-    "Beside it: the same choice under shuffled labels, a logistic probe on raw turn means, the best single token, a "
+    "AUROC of the best single feature, chosen on one split and judged on another, with a 95 % interval by conversation."
+    " Beside it: the same choice under shuffled labels, a logistic probe on raw turn means, the best single token, a "
     "bag-of-words probe, and the same pipeline on the embedding layer and on a random-weight model. 0.5 is chance."
 )
 
@@ -46,8 +46,8 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 def _fit_line(sae: Mapping[str, Any]) -> str:
     return (
-        f"{sae['features']} features, L0 {sae['l0']:.1f}; on unseen {sae.get('unit', 'turn')}s: nMSE {sae['nmse_raw']:.3f} raw, "
-        f"{sae['nmse_centred']:.3f} centred; {sae['dead']} features silent"
+        f"{sae['features']} features, L0 {sae['l0']:.1f}; on unseen {sae.get('unit', 'turn')}s: "
+        f"nMSE {sae['nmse_raw']:.3f} raw, {sae['nmse_centred']:.3f} centred; {sae['dead']} features silent"
     )
 
 
@@ -74,7 +74,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     for unit, sae in report["saes"].items():
         lines += ["", f"## The {unit} SAE", "", _fit_line(sae), ""]
         if sae["traits"]:
-            lines += _trait_lines(sae["traits"]) + ["", _summary(sae), "", LEGEND, ""]
+            lines += [*_trait_lines(sae["traits"]), "", _summary(sae), "", LEGEND, ""]
         lines += [
             "",
             "### Features",
