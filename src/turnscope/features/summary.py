@@ -46,7 +46,11 @@ def summarise(
         share = float(power_F[feature] / total) if total > 0 else 0.0
         found.append(
             FeatureSummary(
-                feature, float((column_N > 0).mean()), float(column_N.max(initial=0.0)), share, tuple(tops.values())
+                feature,
+                float((column_N > 0).sum() / max(1, len(column_N))),
+                float(column_N.max(initial=0.0)),
+                share,
+                tuple(tops.values()),
             )
         )
     return found
@@ -57,7 +61,7 @@ def pick(codes_NF: NDArray[np.floating], count: int, low: float = 0.003, high: f
 
     Rare ones (density under `low`) have too few turns to be read, dense ones (over `high`) rarely mean one thing.
     """
-    density_F = (codes_NF > 0).mean(0)
+    density_F = (codes_NF > 0).sum(0) / max(1, len(codes_NF))
     power_F = np.square(codes_NF, dtype=np.float64).sum(0)
     power_F[(density_F < low) | (density_F > high)] = 0
     order = np.argsort(-power_F, kind="stable")
