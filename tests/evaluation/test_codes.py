@@ -1,0 +1,64 @@
+"""A dictionary's activations as one vector a turn, against the plainest loop."""
+
+from __future__ import annotations
+
+import evaluation_support as support
+import numpy as np
+import pytest
+
+from turnscope.artifacts import DataError, IntegrityError
+from turnscope.evaluation.codes import DictionaryReader
+
+ROWS = np.array([5, 0, 17, 3, 600, 599])
+
+
+@pytest.mark.parametrize("pool", ["max", "mean", "sum"])
+def test_token_codes_are_pooled_over_the_turn(world: support.World, pool: str) -> None:
+    reader = DictionaryReader(world.activations[support.SITE], world.saes["token"], pool)  # type: ignore[arg-type]
+    expected = []
+    for row in ROWS:
+        tokens = np.arange(reader.store.token_offsets[row], reader.store.token_offsets[row + 1])
+        codes_TF = reader.sae.encode(reader.store.tokens_TD(tokens)).to_dense().numpy()
+        assert len(codes_TF) > 1
+        expected.append({"max": codes_TF.max(0), "mean": codes_TF.mean(0), "sum": codes_TF.sum(0)}[pool])
+    np.testing.assert_allclose(reader.codes_NF(ROWS), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_turn_codes_are_those_of_the_means(world: support.World) -> None:
+    reader = DictionaryReader(world.activations[support.SITE], world.saes["turn"])
+    expected = reader.sae.encode(reader.store.mean_ND(ROWS)).to_dense().numpy()
+    np.testing.assert_allclose(reader.codes_NF(ROWS), expected, rtol=1e-5, atol=1e-5)
+    everything = reader.codes_NF(np.arange(len(reader.store)))  # more than one block
+    np.testing.assert_allclose(everything[ROWS], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sae", ["turn", "token"])
+def test_no_turns_give_no_rows(world: support.World, sae: str) -> None:
+    reader = DictionaryReader(world.activations[support.SITE], world.saes[sae])
+    none = np.zeros(0, np.int64)
+    assert reader.codes_NF(none).shape == (0, support.FEATURES)
+    assert reader.sample(none, 10, 0).shape == (0, reader.store.d_model)
+
+
+def test_a_sample_is_of_the_turns_asked_for(world: support.World) -> None:
+    reader = DictionaryReader(world.activations[support.SITE], world.saes["token"])
+    offsets = reader.store.token_offsets
+    whole = reader.sample(ROWS[:1], 10_000, 0).numpy()
+    np.testing.assert_array_equal(whole, reader.store.tokens_TD(np.arange(offsets[5], offsets[6])))
+    assert len(reader.sample(ROWS, 3, 0)) == 3
+
+
+def test_another_site_is_refused(world: support.World) -> None:
+    with pytest.raises(IntegrityError, match=r"reads resid\.1, these activations are of embed"):
+        DictionaryReader(world.activations["embed"], world.saes["turn"])
+
+
+def test_a_token_dictionary_needs_tokens(world: support.World, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from turnscope.harvest import harvest
+    from turnscope.harvest.config import HarvestConfig
+
+    out = tmp_path_factory.mktemp("means")
+    config = HarvestConfig(transcripts=world.transcripts, model=str(world.model), sites=(support.SITE,), out=out)
+    means = harvest.run(config).activations[support.SITE].path
+    with pytest.raises(DataError, match="turn means only"):
+        DictionaryReader(means, world.saes["token"]).codes_NF(ROWS)
