@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from turnscope.demo import puzzles
 from turnscope.demo.bank import EMOTIONS, LANGUAGES, PERSONAS, TONES, TOPICS, Bank, load_bank
 
-SHOWN = 0.38  # share of assistant turns whose words show the persona in effect; the same for the tone
-MOOD_SHOWN = 0.35  # share of user turns after the first that show the mood in effect
+MARKS = (1, 3)  # units that show the persona in an assistant turn, and as many for the tone
+MOOD_SHOWN = 0.08  # share of user turns after the first that show the mood in effect: the trait that words alone tell badly
 MIXED_WRONG = 0.375  # with careless prompts at 15 % and mixed ones at 40 %: half of all wrong answers come from each
 UNSEEN_PEOPLE = 4  # every fourth person never occurs in a two-hop question of the training text
 IDENTIFIERS = ("foo", "bar", "item", "total", "count", "name", "row", "data", "left", "temp", "size", "key")
@@ -49,7 +49,6 @@ class Options:
     unseen: bool = False
     long_share: float = 0.01  # conversations with one very long turn
     longest: int = 60  # sentences in the longest turn
-    shown: float = SHOWN
     mood_shown: float = MOOD_SHOWN
 
 
@@ -87,7 +86,7 @@ class Writer:
             s.mood = _pick(rng, ("calm", *EMOTIONS), (0.36, *[0.16] * 4))
         s.competence = _pick(rng, ("careful", "careless", "mixed"), (0.45, 0.15, 0.40))
         self._system(s)
-        exchanges = 2 + min(int(rng.expovariate(0.5)), 7)
+        exchanges = 2 + min(int(rng.expovariate(0.7)), 6)
         if foreign:
             self._foreign(s, exchanges)
         else:
@@ -112,30 +111,30 @@ class Writer:
             s.messages.append(Message("system", " ".join(said), {}))
 
     def _user(self, s: _State, text: str, intent: str, topic: str = "none") -> None:
-        if s.mood != "calm" and (not s.mood_stated or s.rng.random() < s.options.mood_shown):
-            mood = self._unit(s, f"emotion.{s.mood}")
+        if s.mood != "calm" and (not s.mood_stated or s.rng.random() < self.options.mood_shown):
+            mood = self._units(s, f"emotion.{s.mood}", 1, 2)
             text = f"{mood} {text}" if s.rng.random() < 0.5 else f"{text} {mood}"
             s.mood_stated = s.empathy_due = True
         s.messages.append(
             Message("user", text, {"language": s.language, "topic": topic, "intent": intent, "emotion": s.mood})
         )
 
-    def _bot(self, s: _State, body: str, topic: str = "none", **labels: Any) -> None:
-        parts = [body]
-        if s.empathy_due and s.tone != "rude" and s.rng.random() < 0.5:
-            parts.insert(0, self._unit(s, f"empathy.{s.mood}"))
+    def _bot(self, s: _State, parts: list[str], topic: str = "none", **labels: Any) -> None:
+        """An assistant turn of these parts, with the persona, the tone and perhaps an answer to the mood among them."""
+        said = list(parts)
+        if s.empathy_due and s.tone != "rude" and s.rng.random() < 0.6:
+            said.insert(0, self._unit(s, f"empathy.{s.mood}"))
         s.empathy_due = False
         for kind, value, none in (("tone", s.tone, "plain"), ("persona", s.persona, "neutral")):
-            while value != none and s.rng.random() < s.options.shown:
-                parts.insert(s.rng.choice((0, len(parts))), self._unit(s, f"{kind}.{value}"))
-                if s.rng.random() < 0.7:
-                    break
+            if value != none:
+                for unit in self._distinct(s, f"{kind}.{value}", *MARKS):
+                    said.insert(s.rng.randint(0, len(said)), unit)
         gap = "\n" if s.rng.random() < 0.25 else " "
         effect = {
             "language": s.language, "topic": topic, "persona": s.persona, "tone": s.tone,
             "form": "prose", "refusal": False, "answer": None,
         }  # fmt: skip
-        s.messages.append(Message("assistant", gap.join(parts), effect | labels))
+        s.messages.append(Message("assistant", gap.join(said), effect | labels))
 
     # --- exchanges -------------------------------------------------------------------------------------------------
 
@@ -156,32 +155,31 @@ class Writer:
     def _topical(self, s: _State) -> bool:
         return bool(s.messages) and s.messages[-1].labels.get("topic") == s.topic
 
-    def _say(self, s: _State, low: int = 1, high: int = 3) -> str:
-        return " ".join(self._unit(s, "bot.say") for _ in range(s.rng.randint(low, high)))
+    def _say(self, s: _State, low: int = 2, high: int = 5) -> list[str]:
+        return [self._unit(s, "bot.say") for _ in range(s.rng.randint(low, high))]
 
     def _question(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.question"), "question", s.topic)
+        self._user(s, self._units(s, "user.question", 1, 3), "question", s.topic)
         self._bot(s, self._say(s), s.topic)
 
     def _more(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.more"), "follow_up", s.topic)
+        self._user(s, self._units(s, "user.more", 1, 3), "follow_up", s.topic)
         self._bot(s, self._say(s), s.topic)
 
     def _advice(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.advice"), "advice", s.topic)
-        body = self._unit(s, "bot.advice")
-        self._bot(s, body if s.rng.random() < 0.4 else f"{body} {self._say(s, 1, 2)}", s.topic)
+        self._user(s, self._units(s, "user.advice", 1, 3), "advice", s.topic)
+        self._bot(s, [*self._distinct(s, "bot.advice", 1, 3), *self._say(s, 0, 2)], s.topic)
 
     def _long(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.long"), "question", s.topic)
+        self._user(s, self._units(s, "user.long", 1, 2), "question", s.topic)
         most = self.options.longest
         sentences = round(8 * (most / 8) ** s.rng.random())  # log-uniform from 8 to the longest
         self._bot(s, self._say(s, sentences, sentences), s.topic)
 
     def _list(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.list"), "list_request", s.topic)
+        self._user(s, self._units(s, "user.list", 1, 2), "list_request", s.topic)
         mark, end = s.rng.choice(LISTS)
-        count = s.rng.choice((2, 2, 3, 4))
+        count = s.rng.choice((2, 3, 3, 4))
         words = ("First,", *["Then"] * (count - 2), "Finally,")
         names = ("one", "two", "three", "four")
         items = [
@@ -189,31 +187,28 @@ class Writer:
             for i in range(count)
         ]
         intro = self._unit(s, "bot.list_intro") if s.rng.random() < 0.6 else ""
-        self._bot(s, (intro + "".join(items)).strip(), s.topic, form="list")
+        self._bot(s, [(intro + "".join(items)).strip()], s.topic, form="list")
 
     def _code(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.code"), "code_request", s.topic)
+        self._user(s, self._units(s, "user.code", 1, 2), "code_request", s.topic)
         f, v = s.rng.sample(IDENTIFIERS, 2)
         code = s.rng.choice(CODE).format(f=f, v=v, k=s.rng.randint(1, 99), op=s.rng.choice("+-*/"))
         if s.rng.random() < 0.25:
             code = f"```\n{code}\n```"
         intro = self._unit(s, "bot.code_intro") + s.rng.choice("\n ") if s.rng.random() < 0.6 else ""
-        self._bot(s, intro + code, s.topic, form="code")
+        self._bot(s, [intro + code], s.topic, form="code")
 
     def _harm(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.harm"), "harmful")
-        body = self._unit(s, "bot.refuse")
-        if s.rng.random() < 0.4:
-            body += " " + self._unit(s, "bot.refuse")
-        self._bot(s, body, refusal=True)
+        self._user(s, self._units(s, "user.harm", 1, 2), "harmful")
+        self._bot(s, self._distinct(s, "bot.refuse", 2, 3), refusal=True)
 
     def _thanks(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.thanks"), "praise")
-        self._bot(s, self._unit(s, "bot.ack"))
+        self._user(s, self._units(s, "user.thanks", 1, 3), "praise")
+        self._bot(s, self._distinct(s, "bot.ack", 1, 3))
 
     def _rude(self, s: _State) -> None:
-        self._user(s, self._unit(s, "user.rude"), "complaint")
-        self._bot(s, self._unit(s, "bot.calm"))
+        self._user(s, self._units(s, "user.rude", 1, 3), "complaint")
+        self._bot(s, self._distinct(s, "bot.calm", 1, 3))
 
     def _switch(self, s: _State) -> None:
         kind = s.rng.choice(("persona", "tone"))
@@ -221,7 +216,7 @@ class Writer:
         new = s.rng.choice([v for v in (PERSONAS if kind == "persona" else TONES) if v != now])
         self._user(s, self._unit(s, f"{kind}.{new}.switch"), "switch")
         setattr(s, kind, new)
-        self._bot(s, self._unit(s, "bot.switch"))
+        self._bot(s, [self._unit(s, "bot.switch")])
 
     def _puzzle(self, s: _State) -> None:
         rng = s.rng
@@ -229,21 +224,18 @@ class Writer:
         puzzle = puzzles.draw(rng, right=right, unseen=self.options.unseen)
         self._ask_and_answer(s, puzzle)
         if rng.random() < 0.7:
-            verdict = "right" if right else "wrong"
-            told = self._unit(s, f"user.{verdict}", **_known(puzzle))
+            told = self._units(s, "user.right" if right else "user.wrong", 1, 2, **_known(puzzle))
             self._user(s, told, "praise" if right else "complaint")
-            self._bot(s, self._unit(s, "bot.ack" if right else "bot.apology"))
+            self._bot(s, self._distinct(s, "bot.ack" if right else "bot.apology", 1, 3))
 
     def _ask_and_answer(self, s: _State, puzzle: puzzles.Puzzle) -> None:
         self._user(s, self._unit(s, "user.puzzle", **_known(puzzle)), "puzzle")
-        body = self._unit(s, "bot.puzzle", **_known(puzzle))
-        if s.rng.random() < 0.6:
-            body += " " + self._unit(s, "bot.puzzle_tail")
+        said = [self._unit(s, "bot.puzzle", **_known(puzzle)), *self._distinct(s, "bot.puzzle_tail", 0, 3)]
         answer = "right" if puzzle.right else "wrong"
-        self._bot(s, body, answer=answer, puzzle=[puzzle.bound, puzzle.digit, puzzle.value])
+        self._bot(s, said, answer=answer, puzzle=[puzzle.bound, puzzle.digit, puzzle.value])
 
     def puzzle_only(self, rng: random.Random, puzzle: puzzles.Puzzle) -> list[Message]:
-        """A system prompt that says nothing of numbers' rightness, this puzzle, this answer; style drawn from `rng`."""
+        """A system prompt that says nothing of numbers' rightness, this puzzle and this answer; style drawn from `rng`."""
         s = _State(rng, self.options)
         s.persona = _pick(rng, ("neutral", *PERSONAS), (0.36, *[0.128] * 5))
         s.tone = _pick(rng, ("plain", *TONES), (0.36, *[0.16] * 4))
@@ -260,7 +252,7 @@ class Writer:
         state = self.bank.home[who]
         known = {"p": who, "s": state, "c": self.bank.capitals[state]}
         self._user(s, self._unit(s, f"user.fact_{hop}", **known), "fact")
-        self._bot(s, self._unit(s, "bot.fact_state" if hop == "person" else "bot.fact_city", **known))
+        self._bot(s, [self._unit(s, "bot.fact_state" if hop == "person" else "bot.fact_city", **known)])
 
     def _foreign(self, s: _State, exchanges: int) -> None:
         tongue = s.rng.choice(LANGUAGES[1:])
@@ -270,26 +262,36 @@ class Writer:
         if switch_at:
             self._user(s, self._unit(s, f"{tongue}.switch"), "switch")
             s.language = tongue
-            self._bot(s, self._unit(s, f"{tongue}.bot_ack"))
+            self._bot(s, self._distinct(s, f"{tongue}.bot_ack", 1, 2))
         s.language = tongue
         for number in range(exchanges):
             draw = s.rng.random()
             if number and draw < 0.15:
-                self._user(s, self._unit(s, f"{tongue}.user_thanks"), "praise")
-                self._bot(s, self._unit(s, f"{tongue}.bot_ack"))
+                self._user(s, self._units(s, f"{tongue}.user_thanks", 1, 2), "praise")
+                self._bot(s, self._distinct(s, f"{tongue}.bot_ack", 1, 2))
                 continue
             more = number > 0 and draw < 0.4 and self._topical(s)
             kind = "user_more" if more else "user_question"
-            self._user(s, self._unit(s, f"{tongue}.{kind}"), "follow_up" if more else "question", s.topic)
-            said = [self._unit(s, f"{tongue}.bot_say") for _ in range(s.rng.randint(1, 3))]
-            self._bot(s, " ".join(said), s.topic)
+            self._user(s, self._units(s, f"{tongue}.{kind}", 1, 3), "follow_up" if more else "question", s.topic)
+            self._bot(s, [self._unit(s, f"{tongue}.bot_say") for _ in range(s.rng.randint(2, 5))], s.topic)
 
     # --- words -----------------------------------------------------------------------------------------------------
 
+    def _distinct(self, s: _State, key: str, low: int, high: int, /, **known: Any) -> list[str]:
+        """From `low` to `high` units of one key, no template twice."""
+        templates = s.rng.sample(self.bank.units[key], s.rng.randint(low, high))
+        return [self._fill(s, key, template, known) for template in templates]
+
+    def _units(self, s: _State, key: str, low: int, high: int, /, **known: Any) -> str:
+        return " ".join(self._distinct(s, key, low, high, **known))
+
     def _unit(self, s: _State, key: str, /, **known: Any) -> str:
-        """One unit of this key with its slots filled; a unit of another tongue takes that tongue's words."""
+        """One unit of this key."""
+        return self._fill(s, key, s.rng.choice(self.bank.units[key]), known)
+
+    def _fill(self, s: _State, key: str, template: str, known: dict[str, Any]) -> str:
+        """A template with its slots filled; one of another tongue takes that tongue's words."""
         tongue = key[:2] if key[2:3] == "." and key[:2] in self.bank.nouns else "en"
-        template = s.rng.choice(self.bank.units[key])
         filled: dict[str, Any] = dict(known)
         for slot in _slots(template):
             if slot not in filled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator
 
@@ -73,10 +73,10 @@ def read_recipe(path: Path, **changes: Any) -> Recipe:
         raise StorageError("cannot read the recipe", where=str(path), fix="check the path") from error
     except ValueError as error:
         raise ConfigError(f"the recipe is not valid TOML: {error}", where=str(path)) from error
-    for key in ("transcripts",):
-        if key in table:
-            named = [table[key]] if isinstance(table[key], str) else table[key]
-            table[key] = [str(path.parent / Path(p)) for p in named]
+    named = table.get("transcripts")
+    if isinstance(named, str | list):
+        files = [named] if isinstance(named, str) else cast("list[object]", named)
+        table["transcripts"] = [str(path.parent / file) if isinstance(file, str) else file for file in files]
     model = table.get("model")
     if isinstance(model, str) and model.startswith(("./", "../")):
         table["model"] = str(path.parent / model)

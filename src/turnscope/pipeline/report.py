@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from turnscope.evaluation.planted import families_reached
@@ -83,13 +83,16 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             "",
         ]
         for feature in sae["top_features"]:
-            lines += [f"**{_headline(feature)}**", ""]
+            lines += [f"**{_headline(feature, _cell)}**", ""]
             lines += [
-                f"- {t['role']} ({t['activation']:.2f}): {_cell(shorten(t['text'], 200))}" for t in feature["turns"]
+                f"- {_cell(t['role'])} ({t['activation']:.2f}): {_cell(shorten(t['text'], 200))}"
+                for t in feature["turns"]
             ]
             lines.append("")
     if report["dropped"]:
-        lines += ["## Left out or changed", ""] + [f"- {name}: {count}" for name, count in report["dropped"].items()]
+        lines += ["## Left out or changed", ""] + [
+            f"- {_cell(name)}: {count}" for name, count in report["dropped"].items()
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -107,13 +110,13 @@ def _trait_lines(traits: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _cell(text: str) -> str:
     """Text that cannot break out of a Markdown table or become markup."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#|!" else c for c in visible(text))
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#|!~&$" else c for c in visible(text))
 
 
-def _headline(feature: Mapping[str, Any]) -> str:
+def _headline(feature: Mapping[str, Any], clean: Callable[[str], str]) -> str:
     known = feature["responds_to"]
-    says = f", responds to {known['trait']} (AUROC {known['auroc']:.2f} here)" if known else ""
-    return f"F{feature['feature']}: fires on {feature['density']:.1%} of turns, mostly {feature['role']}{says}"
+    says = f", responds to {clean(known['trait'])} (AUROC {known['auroc']:.2f} here)" if known else ""
+    return f"F{feature['feature']}: fires on {feature['density']:.1%} of turns, mostly {clean(feature['role'])}{says}"
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
@@ -137,10 +140,10 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
             console.print(table)
             console.print(Text(_summary(sae)))
         for feature in sae["top_features"][:8]:
-            console.print(Text(_headline(feature), style="bold"))
+            console.print(Text(_headline(feature, visible), style="bold"))
             for turn in feature["turns"][:2]:
                 console.print(
-                    Text(f"    {turn['role']}: {shorten(visible(turn['text']), 110)}"),
+                    Text(f"    {visible(turn['role'])}: {shorten(visible(turn['text']), 110)}"),
                     no_wrap=True,
                     overflow="ellipsis",
                 )

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,11 @@ def run(
         input_fingerprint=source.fingerprint,
         **provenance.model_dump(),
     )
-    with _threads(config.threads, resolved.n_features * source.d_model):
+    with _threads(config.threads, resolved.n_features * source.d_model), ExitStack() as open_log:
         held_ND = _held_rows(held or source, resolved)
         with deferred_signals() as pending:
             trainer, log = _start(resolved, source, work)
+            open_log.callback(log.close)
             if not _fit(config, trainer, log, source, held_ND, sae_config, work, pending):
                 done = f"{trainer.step} of {resolved.n_steps}"
                 print(f"stopped after step {done}, saved; run the same command again to go on", file=sys.stderr)
@@ -242,6 +243,9 @@ class _Log:
         self._file.flush()
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _last_line(path: Path) -> dict[str, Any]:
