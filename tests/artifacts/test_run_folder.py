@@ -42,6 +42,15 @@ def test_second_writer_is_refused_within_a_second(tmp_path: Path) -> None:
         pass
 
 
+def test_what_a_killed_holder_left_in_mid_write_is_swept(tmp_path: Path) -> None:
+    left, foreign = tmp_path / "..lock-holder.json.123-0a1b2c3d.tmp", tmp_path / ".mine.tmp"
+    left.touch()
+    foreign.touch()
+    with RunFolder(tmp_path).lock():
+        assert not left.exists()
+        assert foreign.exists()
+
+
 def test_second_lock_in_one_process(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with run.lock(), pytest.raises(IntegrityError, match=f"process {os.getpid()}"), RunFolder(tmp_path / "run").lock():

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, cast
 
-from turnscope.artifacts.atomic import storage_error, write_json
+from turnscope.artifacts.atomic import TEMP_SUFFIX, storage_error, write_json
 from turnscope.artifacts.errors import ConfigError, IntegrityError
 
 _LOCK = ".lock"
 _HOLDER = ".lock-holder.json"
 _LOG = "run.log"
 _WAIT_SECONDS = 0.5
+_TEMP = re.compile(rf"\..+\.\d+-[0-9a-f]{{8}}{re.escape(TEMP_SUFFIX)}")  # as atomic_path names them
 
 
 class RunFolder:
@@ -55,6 +57,7 @@ class RunFolder:
         except OSError as error:
             raise storage_error(error, error.errno or 0, self.path / _LOCK) from error
         try:
+            self._sweep()
             write_json(self.path / _HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
@@ -73,6 +76,13 @@ class RunFolder:
                 file.write(line)
         except OSError as error:
             raise storage_error(error, error.errno or 0, path, len(line)) from error
+
+    def _sweep(self) -> None:
+        """Remove what a killed holder left in mid-write beside its artifacts (those sweep their own)."""
+        for temp in self.path.glob(f".*{TEMP_SUFFIX}"):
+            if _TEMP.fullmatch(temp.name):
+                with contextlib.suppress(OSError):
+                    temp.unlink()
 
     def _make(self) -> None:
         try:
