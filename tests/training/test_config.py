@@ -39,7 +39,7 @@ def test_choices_hold_together_at_every_size(n_rows: int, d_model: int, unit: st
 
 def test_the_demo_gets_about_a_thousand_features() -> None:
     resolved = resolve_defaults(TrainConfig(out=OUT), 60_000, 128)
-    assert (resolved.n_features, resolved.k, resolved.n_samples) == (1024, 8, 2_000_000)
+    assert (resolved.n_features, resolved.k, resolved.n_samples) == (1024, 24, 2_000_000)
 
 
 def test_the_rate_rises_holds_and_falls() -> None:

@@ -13,6 +13,7 @@ from turnscope.training.config import ResolvedConfig, TrainConfig
 
 MIN_ROWS = 100
 REFERENCE_WIDTH, REFERENCE_K, REFERENCE_D = 32_768 / 3584, 128, 3584
+REFERENCE_ROWS = 48  # 1.58M turns for 32,768 features
 
 
 def resolve_defaults(config: TrainConfig, n_rows: int, d_model: int) -> ResolvedConfig:
@@ -26,10 +27,12 @@ def resolve_defaults(config: TrainConfig, n_rows: int, d_model: int) -> Resolved
             where=str(config.source or "the activation source"),
             fix="harvest more conversations",
         )
-    # Width: 9.14 d, but no wider than one feature per 8 rows, which leaves a feature enough examples to mean something.
+    # Width: 9.14 d, but no wider than the reference's 48 rows per feature: with fewer, features split into wordings.
     wide = 2 ** round(math.log2(REFERENCE_WIDTH * d_model))
-    n_features = config.n_features or max(16, min(wide, 2 ** int(math.log2(n_rows / 8))))
-    k = config.k or min(max(8, round(REFERENCE_K * d_model / REFERENCE_D)), max(1, n_features // 4))
+    n_features = config.n_features or max(16, min(wide, 2 ** round(math.log2(n_rows / REFERENCE_ROWS))))
+    # k scaled by d itself would leave small models 5 to 10 features a turn; measured on two of them, a turn needs more
+    # (docs/design/training.md).
+    k = config.k or min(round(REFERENCE_K * math.sqrt(d_model / REFERENCE_D)), max(1, n_features // 4))
     if k > n_features:
         raise ConfigError(
             f"k = {k} is greater than the {n_features} features there are",
