@@ -123,4 +123,4 @@ def test_another_site_is_refused(world: support.World, tmp_path: Path) -> None:
 def test_nothing_to_judge_leaves_nothing_behind(world: support.World, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no trait has enough labelled turns"):
         run(config(world, tmp_path / "eval", traits=(RARE,)))
-    assert not (tmp_path / "eval" / "manifest.json").exists()
+    assert not (tmp_path / "eval").exists()

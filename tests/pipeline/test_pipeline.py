@@ -94,7 +94,7 @@ def test_turns_without_labels_are_described_without_a_test(inputs: support.Input
     assert sae["traits"] == []
     assert sae["top_features"]
     assert all(feature["responds_to"] is None for feature in sae["top_features"])
-    assert any("no labels" in notice for notice in result.notices)
+    assert any("too few turns carry labels" in notice for notice in result.notices)
     assert (tmp_path / "run" / "report.md").exists()
 
 

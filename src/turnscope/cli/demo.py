@@ -9,9 +9,7 @@ from cyclopts import App, Parameter
 
 from turnscope.cli._output import print_json, show_run
 
-app = App(
-    name="demo", help_format="plaintext", help="A small chat model whose truth is known: the whole path in minutes."
-)
+app = App(name="demo", help_format="plaintext")
 
 
 @app.default
@@ -25,12 +23,13 @@ def demo(
     transcripts: Annotated[tuple[Path, ...] | None, Parameter(consume_multiple=True)] = None,
     json: bool = False,
 ) -> None:
-    """Write a labelled corpus, harvest the shipped chat model, train dictionaries, hold features against the truth.
+    """A small chat model whose truth is known: the whole path in minutes.
 
-    Examples
-    turnscope demo
+    Writes a labelled corpus, harvests the shipped model, trains dictionaries, holds their features against the truth.
 
-    turnscope demo --conversations 500 --no-token-sae --out runs/small
+    Example: turnscope demo
+
+    Example: turnscope demo --conversations 500 --no-token-sae --out runs/small
 
     Example: turnscope demo --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
 

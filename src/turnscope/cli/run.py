@@ -31,8 +31,7 @@ def run(
 ) -> None:
     """Transcripts and a model in, features and a report out. Stopped? Run the same command again.
 
-    Examples
-    turnscope run --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
+    Example: turnscope run --model Qwen/Qwen2.5-0.5B-Instruct --transcripts chats.jsonl
 
     Example: turnscope run --model minilm --transcripts chats.jsonl.zst --too-long window --out runs/minilm
 

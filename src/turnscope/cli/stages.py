@@ -115,8 +115,12 @@ def harvest(
     )  # fmt: skip
     for notice in result.notices:
         print(f"note: {notice}", file=sys.stderr)
-    for artifact in result.activations.values():
-        show_counts("activations", artifact.path, artifact.manifest.counts, as_json=json)
+    made = [(artifact.path, artifact.manifest.counts) for artifact in result.activations.values()]
+    if json:
+        print_json({"artifacts": [{"path": str(path), "counts": dict(counts)} for path, counts in made]})
+    else:
+        for path, counts in made:
+            show_counts("activations", path, counts, as_json=False)
     if result.tokens:
         print(f"{result.tokens_per_second:,.0f} tokens/s, {result.padding:.1%} padding", file=sys.stderr)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import Field
+
 from turnscope.artifacts import Config, ModelError
 from turnscope.demo.bank import GRAMMAR_VERSION
 from turnscope.demo.corpus import TRAITS, conversations
@@ -18,8 +20,8 @@ class DemoConfig(Config):
     """How large the demo is. The default takes under four minutes on two cores."""
 
     out: Path = Path("runs/demo")
-    conversations: int = 3000
-    pairs: int = 1000
+    conversations: int = Field(default=3000, ge=1)
+    pairs: int = Field(default=1000, ge=0)
     seed: int = 5
     token_sae: bool = True
     model: Path = MODEL

@@ -15,7 +15,7 @@ from turnscope.demo import puzzles
 from turnscope.demo.bank import EMOTIONS, LANGUAGES, PERSONAS, TONES, TOPICS, Bank, load_bank
 
 MARKS = (1, 3)  # units that show the persona in an assistant turn, and as many for the tone
-MOOD_SHOWN = 0.08  # share of user turns after the first that show the mood in effect: the trait that words alone tell badly
+MOOD_SHOWN = 0.08  # share of user turns after the first that show the mood in effect: words alone tell it badly
 MIXED_WRONG = 0.375  # with careless prompts at 15 % and mixed ones at 40 %: half of all wrong answers come from each
 UNSEEN_PEOPLE = 4  # every fourth person never occurs in a two-hop question of the training text
 IDENTIFIERS = ("foo", "bar", "item", "total", "count", "name", "row", "data", "left", "temp", "size", "key")
@@ -235,7 +235,7 @@ class Writer:
         self._bot(s, said, answer=answer, puzzle=[puzzle.bound, puzzle.digit, puzzle.value])
 
     def puzzle_only(self, rng: random.Random, puzzle: puzzles.Puzzle) -> list[Message]:
-        """A system prompt that says nothing of numbers' rightness, this puzzle and this answer; style drawn from `rng`."""
+        """A system prompt that says nothing of numbers' rightness, this puzzle, this answer; style drawn from `rng`."""
         s = _State(rng, self.options)
         s.persona = _pick(rng, ("neutral", *PERSONAS), (0.36, *[0.128] * 5))
         s.tone = _pick(rng, ("plain", *TONES), (0.36, *[0.16] * 4))

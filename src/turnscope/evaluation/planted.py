@@ -10,6 +10,7 @@ N rows (turns), F features, P permutations.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,10 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
 
+class NothingToJudgeError(DataError):
+    """No trait has enough labelled turns in both splits."""
+
+
 @dataclass(frozen=True)
 class PlantedResult:
     """A finished evaluation; `report` is the content of planted.json."""
@@ -54,7 +59,8 @@ def run(config: PlantedConfig) -> PlantedResult:
     """Evaluate one dictionary against the labels in its transcripts.
 
     Raises:
-        DataError: no trait has enough positives; stored turns that are not in the transcripts.
+        NothingToJudgeError: no trait has enough positives.
+        DataError: stored turns that are not in the transcripts.
         IntegrityError: activations of another site than the dictionary's; `out` holds another evaluation.
     """
     transcripts = open_transcripts(config.transcripts)
@@ -80,7 +86,10 @@ def run(config: PlantedConfig) -> PlantedResult:
             bar.advance()
     judged = [row for row in rows if "auroc" in row]
     if not judged:
-        raise DataError("no trait has enough labelled turns", where=str(config.transcripts), fix="lower min_positives")
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise NothingToJudgeError(
+            "no trait has enough labelled turns", where=str(config.transcripts), fix="lower min_positives"
+        )
     write_json(draft.path / FILE, {**evaluation.fit(), "unit": main.unit, "traits": rows})
     return PlantedResult(draft.commit({"traits": len(judged), "withheld": len(rows) - len(judged)}))
 

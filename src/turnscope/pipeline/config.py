@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from turnscope.artifacts import Config, ConfigError, StorageError
 from turnscope.evaluation.config import Trait
@@ -16,12 +16,20 @@ class SAERecipe(Config):
     """One dictionary; None: chosen by the data at hand (training/defaults.py)."""
 
     unit: Literal["turn", "token"] = "turn"
-    n_features: int | None = None
-    k: int | None = None
-    lr: float | None = None
-    batch_size: int | None = None
-    n_samples: int | None = None
-    epochs: float | None = None
+    n_features: int | None = Field(default=None, ge=1)
+    k: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    n_samples: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.epochs is not None and self.n_samples is not None:
+            raise ValueError("give epochs or n_samples, not both")
+        if self.k is not None and self.n_features is not None and self.k > self.n_features:
+            raise ValueError(f"k = {self.k} is greater than n_features = {self.n_features}")
+        return self
 
 
 class Recipe(Config):
@@ -47,7 +55,7 @@ class Recipe(Config):
     """Also train the same dictionaries on the embedding layer and on a random-weight model."""
     traits: tuple[Trait, ...] = ()
     """Known traits; empty: every label that enough turns carry, if any do."""
-    min_positives: int = 25
+    min_positives: int = Field(default=25, ge=5)
     choose_on: tuple[Literal["train", "explain"], ...] = ("explain",)
     device: str = "cpu"
     trust_remote_code: bool = False

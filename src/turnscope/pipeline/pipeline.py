@@ -16,7 +16,6 @@ from typing import Any
 from turnscope.artifacts import RunFolder, write_json, write_text
 from turnscope.evaluation import planted
 from turnscope.evaluation.config import PlantedConfig
-from turnscope.evaluation.labels import find_traits, read_turns
 from turnscope.harvest import harvest
 from turnscope.harvest.config import HarvestConfig
 from turnscope.harvest.store import open_activations
@@ -166,23 +165,19 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Traits against features where turns carry labels; else only how well unseen turns are rebuilt."""
     recipe, transcripts = this.recipe, this.folder.artifact("transcripts")
-    if not recipe.traits and not _has_labels(this, activations):
-        this.note("the turns carry no labels, so no feature is held against a known trait")
-        return {**describe.fit(activations, trained), "traits": []}
-    result = planted.run(
-        PlantedConfig(
-            transcripts=transcripts, activations=activations, sae=trained, model=recipe.model, traits=recipe.traits,
-            embedding=controls.get("embedding"), random_model=controls.get("random_model"),
-            out=this.folder.artifact("evals", f"planted_{sae.unit}"), min_positives=recipe.min_positives,
-            choose_on=recipe.choose_on, seed=recipe.seed,
-        )
+    config = PlantedConfig(
+        transcripts=transcripts, activations=activations, sae=trained, model=recipe.model, traits=recipe.traits,
+        embedding=controls.get("embedding"), random_model=controls.get("random_model"),
+        out=this.folder.artifact("evals", f"planted_{sae.unit}"), min_positives=recipe.min_positives,
+        choose_on=recipe.choose_on, seed=recipe.seed,
     )  # fmt: skip
-    return dict(result.report)
-
-
-def _has_labels(this: _Run, activations: Path) -> bool:
-    turns = read_turns(open_transcripts(this.folder.artifact("transcripts")), open_activations(activations))
-    return bool(find_traits(turns, this.recipe.min_positives))
+    try:
+        return dict(planted.run(config).report)
+    except planted.NothingToJudgeError:
+        if recipe.traits:
+            raise
+    this.note("too few turns carry labels, so no feature is held against a known trait")
+    return {**describe.fit(activations, trained), "traits": []}
 
 
 def _describe(this: _Run, activations: Path, trained: Path) -> dict[str, Any]:
