@@ -109,6 +109,20 @@ def test_conversations_made_in_memory(inputs: support.Inputs, tmp_path: Path) ->
     assert Artifact.open(tmp_path / "run" / "transcripts", "transcripts").manifest.inputs == {"made": "by hand"}
 
 
+def test_hostile_text_and_labels_reach_the_report_as_text(inputs: support.Inputs, tmp_path: Path) -> None:
+    hostile = "<script>x</script> | `y` \x1b[31m \u202e [z](http://q)"
+    made = [
+        Conversation(f"c{i}", (Turn(0, "user", (Part("text", f"{hostile} {i}"),), {"<b>": f"|`{i % 2}\x1b"}),))
+        for i in range(300)
+    ]
+    settings = support.recipe(inputs, transcripts=(), saes=support.recipe(inputs).saes[:1], min_positives=5)
+    report = (run(settings, tmp_path / "run", made).path / "report.md").read_text("utf-8")
+    assert r"\<script\>x\</script\>" in report
+    assert r"\<b\>:\|\`1\\u001b" in report
+    for raw in ("<script>", " | `y`", "\x1b", "\u202e", "[z](", "<b>"):
+        assert raw not in report
+
+
 def test_a_recipe_file_is_read_beside_itself(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('transcripts = "chats.jsonl"\nmodel = "./tiny"\nlimit = 9\n[[saes]]\nunit = "token"\nk = 3\n')
