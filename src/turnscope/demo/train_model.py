@@ -27,6 +27,7 @@ from turnscope.demo.tokenizer import VOCAB_SIZE, train_tokenizer
 
 ROUND = 2048  # conversations written at a time
 ROUND_TOKENS = 440_000  # about as many tokens
+TOKENIZER_CONVERSATIONS = 6000
 
 
 class ModelTrainConfig(Config):
@@ -114,7 +115,9 @@ def run(config: ModelTrainConfig) -> Path:
     # no conversation of the training text is seen at evaluation: the demo's corpus is written from other seeds
     writer = Writer(_options())
     strong = Writer(_options(mood_shown=0.8))
-    tokenizer = train_tokenizer((m.text for i in range(6000) for m in writer.write(config.seed, i)), config.context)
+    tokenizer = train_tokenizer(
+        (m.text for i in range(TOKENIZER_CONVERSATIONS) for m in writer.write(config.seed, i)), config.context
+    )
     model = build_model(config).to(config.device)  # pyright: ignore[reportArgumentType]
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     state = _resume(work, config, model, optimiser)
@@ -210,6 +213,7 @@ def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: 
         {
             "grammar_version": GRAMMAR_VERSION,
             "parameters": sum(p.numel() for p in model.parameters()),
+            "command": f"turnscope demo train-model OUT --tokens {config.tokens} --seed {config.seed}",
             "training": _key(config),
         },
     )
