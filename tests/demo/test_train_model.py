@@ -24,9 +24,7 @@ def tiny(out: Path, tokens: int, **settings: object) -> ModelTrainConfig:
         "checkpoint_every": 2,
         "threads": 1,
     }
-    return ModelTrainConfig.model_validate(
-        {**plain, "out": out, "tokens": tokens, "strong_tokens": 0, "compile": False, **settings}
-    )
+    return ModelTrainConfig.model_validate({**plain, "out": out, "tokens": tokens, "compile": False, **settings})
 
 
 @pytest.fixture(autouse=True)

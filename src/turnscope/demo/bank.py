@@ -6,6 +6,7 @@ of units and the parser takes them apart again; both read this one bank.
 
 from __future__ import annotations
 
+import random
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -35,9 +36,22 @@ class Bank:
     capitals: dict[str, str]
     home: dict[str, str]
 
+    def words(self, tongue: str, slot: str, topic: str, favoured: bool) -> tuple[str, ...]:
+        """What a slot may hold. With `favoured`, a topic keeps to its own third of the shared words."""
+        if slot == "n":
+            return self.nouns[tongue][topic]
+        if not favoured or slot == "num":
+            return self.slots[tongue][slot]
+        return _favourites(self.slots[tongue][slot], topic, slot)
+
     @property
     def people(self) -> tuple[str, ...]:
         return tuple(self.home)
+
+
+@cache
+def _favourites(words: tuple[str, ...], topic: str, slot: str) -> tuple[str, ...]:
+    return tuple(random.Random(f"{topic}/{slot}").sample(words, max(2, len(words) // 3)))
 
 
 def _flatten(table: dict[str, Any], prefix: str, out: dict[str, tuple[str, ...]]) -> None:

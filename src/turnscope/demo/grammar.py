@@ -15,7 +15,7 @@ from turnscope.demo import puzzles
 from turnscope.demo.bank import EMOTIONS, LANGUAGES, PERSONAS, TONES, TOPICS, Bank, load_bank
 
 MARKS = (1, 3)  # units that show the persona in an assistant turn, and as many for the tone
-MOOD_SHOWN = 0.08  # share of user turns after the first that show the mood in effect: words alone tell it badly
+MOOD_SHOWN = 0.04  # share of user turns after the first that show the mood in effect: words alone tell it badly
 MIXED_WRONG = 0.375  # with careless prompts at 15 % and mixed ones at 40 %: half of all wrong answers come from each
 UNSEEN_PEOPLE = 4  # every fourth person never occurs in a two-hop question of the training text
 IDENTIFIERS = ("foo", "bar", "item", "total", "count", "name", "row", "data", "left", "temp", "size", "key")
@@ -50,6 +50,7 @@ class Options:
     long_share: float = 0.01  # conversations with one very long turn
     longest: int = 60  # sentences in the longest turn
     mood_shown: float = MOOD_SHOWN
+    favourites: bool = True  # topics keep to their own adjectives, verbs, places and people
 
 
 @dataclass
@@ -295,7 +296,7 @@ class Writer:
         filled: dict[str, Any] = dict(known)
         for slot in _slots(template):
             if slot not in filled:
-                words = self.bank.nouns[tongue][s.topic] if slot == "n" else self.bank.slots[tongue][slot]
+                words = self.bank.words(tongue, slot, s.topic, s.options.favourites)
                 filled[slot] = s.rng.choice(words)
         text = template.format_map(filled)
         return text[0].upper() + text[1:] if key != "bot.step" else text

@@ -22,11 +22,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from turnscope.artifacts import Config, IntegrityError, atomic_path, write_json
 from turnscope.demo.bank import GRAMMAR_VERSION
-from turnscope.demo.grammar import Options, Writer
+from turnscope.demo.grammar import MOOD_SHOWN, Options, Writer
 from turnscope.demo.tokenizer import VOCAB_SIZE, train_tokenizer
 
 ROUND = 2048  # conversations written at a time
-ROUND_TOKENS = 440_000  # about as many tokens
 TOKENIZER_CONVERSATIONS = 6000
 
 
@@ -44,8 +43,10 @@ class ModelTrainConfig(Config):
     batch_tokens: int = 3072
     lr: float = 2.5e-3
     warmup_steps: int = 300
-    strong_tokens: int = 10_000_000
-    """For so many tokens at first, persona, tone and mood show in most turns; only then as rarely as in the corpus."""
+    mood_rounds: int = 23
+    """For so many rounds at first the mood shows in most turns; only then as rarely as in the demo's corpus."""
+    plain_rounds: int = 16
+    """For so many rounds at first all topics share their adjectives, verbs and places; only then each has its own."""
     checkpoint_every: int = 500
     threads: int = 2
     bf16: bool = True
@@ -54,8 +55,15 @@ class ModelTrainConfig(Config):
     device: str = "cpu"
 
 
-def _options(**shown: float) -> Options:
-    return Options(unseen=False, long_share=0.003, longest=400, **shown)
+def _options(config: ModelTrainConfig, number: int) -> Options:
+    """What the grammar writes in one round of training."""
+    mood = 0.8 if number < config.mood_rounds else MOOD_SHOWN
+    return Options(long_share=0.003, longest=400, mood_shown=mood, favourites=number >= config.plain_rounds)
+
+
+def _tokenizer_texts(seed: int) -> Iterator[str]:
+    writer = Writer(Options(long_share=0.003, longest=400, favourites=False))
+    return (m.text for i in range(TOKENIZER_CONVERSATIONS) for m in writer.write(seed, i))
 
 
 def build_model(config: ModelTrainConfig) -> LlamaForCausalLM:
@@ -112,23 +120,17 @@ def run(config: ModelTrainConfig) -> Path:
     torch.set_num_threads(config.threads)
     work = config.out / ".work"
     work.mkdir(parents=True, exist_ok=True)
-    # no conversation of the training text is seen at evaluation: the demo's corpus is written from other seeds
-    writer = Writer(_options())
-    strong = Writer(_options(mood_shown=0.8))
-    tokenizer = train_tokenizer(
-        (m.text for i in range(TOKENIZER_CONVERSATIONS) for m in writer.write(config.seed, i)), config.context
-    )
+    tokenizer = train_tokenizer(_tokenizer_texts(config.seed), config.context)
     model = build_model(config).to(config.device)  # pyright: ignore[reportArgumentType]
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     state = _resume(work, config, model, optimiser)
-    strong_rounds = round(config.strong_tokens / ROUND_TOKENS)
     step_loss = cast(Any, torch.compile(_loss, dynamic=True)) if config.compile else _loss
     started, since = time.monotonic(), state["seen"]
     model.train()
     while state["seen"] < config.tokens:
-        for i, batch_BT in enumerate(
-            round_batches(strong if state["round"] < strong_rounds else writer, tokenizer, config, state["round"])
-        ):
+        # no conversation of the training text is seen at evaluation: the demo's corpus is written from other seeds
+        writer = Writer(_options(config, state["round"]))
+        for i, batch_BT in enumerate(round_batches(writer, tokenizer, config, state["round"])):
             if i < state["batch"]:
                 continue
             lr = learning_rate(config, state["step"], state["seen"])
