@@ -62,7 +62,8 @@ def _options(config: ModelTrainConfig, number: int) -> Options:
 
 
 def _tokenizer_texts(seed: int) -> Iterator[str]:
-    writer = Writer(Options(long_share=0.003, longest=400, favourites=False))
+    # pinned, not the grammar's defaults: another tokenizer would make checkpoints useless
+    writer = Writer(Options(long_share=0.003, longest=400, mood_shown=0.08, favourites=False))
     return (m.text for i in range(TOKENIZER_CONVERSATIONS) for m in writer.write(seed, i))
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from turnscope.artifacts import RunFolder, write_json, write_text
 from turnscope.evaluation import planted
 from turnscope.evaluation.config import PlantedConfig
@@ -86,6 +88,7 @@ def run(
                 **_evaluate(this, sae, activations[site], trained, controls),
                 **_describe(this, activations[site], trained),
             }
+        write_text(out / "run.toml", tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
         report = {
             "model": Path(recipe.model).name, "site": site, "turns": len(open_activations(activations[site])),
             "conversations": len(open_transcripts(this.folder.artifact("transcripts"))), "saes": saes,
