@@ -35,6 +35,8 @@ def parts(**message: Any) -> tuple[Part, ...]:
         ({"content": "a", "thinking": "r"}, (Part("reasoning", "r"), Part("text", "a"))),
         ({"content": "a", "reasoning": "r"}, (Part("reasoning", "r"), Part("text", "a"))),
         ({"content": [{"type": "thinking", "thinking": "r"}]}, (Part("reasoning", "r"),)),
+        ({"content": [{"type": "text", "text": None}, {"type": "text", "text": 5}]},
+         (Part("text", ""), Part("text", "5"))),
         ({"content": 3}, (Part("text", "3"),)),
         ({"role": "tool", "content": "ok", "name": "look", "tool_call_id": "c1"},
          (Part("tool_result", "ok", "look", "c1"),)),
@@ -59,6 +61,7 @@ def test_parts_of_a_message(message: dict[str, Any], expected: tuple[Part, ...])
         ("hi", "bad_message"),
         ({"role": "user", "content": [3]}, "bad_part"),
         ({"role": "user", "tool_calls": [3]}, "bad_tool_call"),
+        ({"role": "user", "tool_calls": "look()"}, "bad_tool_call"),
     ],
 )
 def test_refused_messages(message: Any, reason: str) -> None:

@@ -173,6 +173,15 @@ def test_groups_by_label(load: Callable[..., ImportResult]) -> None:
     assert result.counts["group_label_missing"] == 1
 
 
+def test_a_duplicate_joins_the_groups_that_it_links(load: Callable[..., ImportResult]) -> None:
+    rows = [("t1", 1), ("t1", 2), ("t2", 2), ("t3", 3), ("t1", 3)]
+    result = load(lines(*[record(text, labels={"pair": pair}) for text, pair in rows]), group_by="pair")
+    groups = [chat.group for chat in open_transcripts(result.path)]
+    assert groups[0] == groups[1] == groups[2] == groups[4], "the text t1 links pairs 1 and 2"
+    assert groups[3] != groups[0], "pair 3 was written before its link was seen ..."
+    assert result.counts["group_torn_by_duplicate"] == 1, "... and that is said"
+
+
 def test_splits() -> None:
     drawn = Counter(split_of(str(number), 0) for number in range(20_000))
     for split, share in {"train": 0.6, "explain": 0.1, "eval": 0.2, "locked": 0.1}.items():
@@ -250,6 +259,23 @@ def test_hh_rlhf(chosen: str, kept: int, ambiguous: int, load: Callable[..., Imp
     assert [turn.role for turn in chats[0].turns] == ["user", "assistant"] * 2
     # The two answers to one prompt never stand on two sides of a split.
     assert chats[0].group == chats[1].group
+
+
+def test_hh_rlhf_rows_without_a_chat_are_counted(load: Callable[..., ImportResult]) -> None:
+    rows = [{"chosen": HH, "labels": "red"}, {"chosen": None, "rejected": None}, {"other": 1}]
+    result = load(lines(*rows))
+    assert result.counts["dropped_no_string"] == 2
+    (chat,) = open_transcripts(result.path)
+    assert chat.labels == {"labels": "red", "preference": "chosen"}
+
+
+@pytest.mark.parametrize("leaf", ["NaN", '"\\ud800"', "1"])
+@pytest.mark.parametrize("depth", [300, 600, 900])
+def test_deep_records_are_kept_or_counted(leaf: str, depth: int, load: Callable[..., ImportResult]) -> None:
+    deep = "[" * depth + leaf + "]" * depth
+    line = b'{"messages": [{"role": "user", "content": "x"}], "deep": %s}\n' % deep.encode()
+    result = load(many(3) + line, allow_bad_lines=True)
+    assert result.n_conversations + result.counts.get("bad_lines", 0) == 4
 
 
 def test_conversations_made_in_memory(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ class _Register:
         self._seed, self._group_by, self._counts = seed, group_by, counts
         self._ids: set[str] = set()
         self._groups: dict[bytes, str | None] = {}
+        self._named: dict[str, str] = {}  # a label's or reader's group -> the group it goes by
 
     def row(self, row: int, conversation: Conversation) -> dict[str, Any]:
         counts = self._counts
@@ -116,7 +117,8 @@ class _Register:
     def _group(self, conversation: Conversation) -> str:
         """The group: a label's value, else what the reader or caller set, else the texts themselves.
 
-        An exact duplicate always takes the group of the first one, whatever it brings.
+        An exact duplicate always takes the group of the first one, whatever it brings, and brings the rest of its own
+        group along; where some of that is written already, it is counted as torn.
         """
         texts = text_hash(conversation)
         own = conversation.group
@@ -128,7 +130,12 @@ class _Register:
                 own = "label-" + hashlib.sha256(strict_json(value).encode()).hexdigest()[:16]
         if texts in self._groups:
             self._counts["duplicate_conversation"] += 1
-            return self._groups[texts] or texts.hex()
+            first = self._groups[texts] or texts.hex()
+            if own and self._named.setdefault(own, first) != first:
+                self._counts["group_torn_by_duplicate"] += 1
+            return first
+        if own:
+            own = self._named.setdefault(own, own)
         # None stands for the texts' own hash, so that the usual case holds no second string.
         self._groups[texts] = own or None
         return own or texts.hex()

@@ -7,7 +7,6 @@ text and images, tool calls. Unknown roles are kept; a message without a role is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
@@ -115,7 +114,7 @@ class Conversation:
                 "no_messages", "the messages of a record are no list", fix="give a list of {role, content}"
             )
         turns = [_turn_from_message(index, message) for index, message in enumerate(cast("list[object]", messages))]
-        labels = _as_dict(record.get("labels"), "labels")
+        labels = as_dict(record.get("labels"), "labels")
         turn_labels = labels.get("turn_labels")
         if isinstance(turn_labels, list) and len(cast("list[object]", turn_labels)) == len(turns):
             del labels["turn_labels"]
@@ -124,7 +123,7 @@ class Conversation:
                 for turn, entry in zip(turns, cast("list[object]", turn_labels), strict=True)
             ]
         metadata = {key: value for key, value in record.items() if key not in _KNOWN_FIELDS}
-        metadata.update(_as_dict(record.get("metadata"), "metadata"))
+        metadata.update(as_dict(record.get("metadata"), "metadata"))
         lang = record.get("lang") or record.get("language")
         if lang:
             metadata["lang"] = str(lang)
@@ -231,6 +230,8 @@ def _turn_from_message(index: int, message: object) -> Turn:
     calls = fields.get("tool_calls")
     if isinstance(calls, list | tuple):
         parts.extend(_call_part(call) for call in cast("list[object]", calls))
+    elif calls is not None:
+        raise RecordError("bad_tool_call", f"the tool calls of message {index} are no list", fix="give a list of calls")
     return Turn(index, role, tuple(parts))
 
 
@@ -242,11 +243,14 @@ def _content_part(piece: object, kind: PartKind, name: str | None, call_id: str 
         raise RecordError("bad_part", what, fix="give {type, text}")
     fields = cast("Mapping[str, Any]", piece)
     if fields.get("type") in ("thinking", "reasoning"):
-        words = fields.get("thinking") or fields.get("reasoning") or fields.get("text") or ""
-        return Part("reasoning", str(words))
-    if isinstance(fields.get("text"), str):
+        thought = fields.get("thinking") or fields.get("reasoning") or fields.get("text") or ""
+        return Part("reasoning", str(thought))
+    words = fields.get("text")
+    if isinstance(words, str) or fields.get("type") == "text":
+        # A text part may come with null, as Parquet writes it where other parts have keys of their own.
+        words = words if isinstance(words, str) else "" if words is None else strict_json(words)
         tagged = kind == "tool_result"
-        return Part(kind, fields["text"], name if tagged else None, call_id if tagged else None)
+        return Part(kind, words, name if tagged else None, call_id if tagged else None)
     # Images, audio and whatever a later format brings: kept as said, never shown as words.
     opaque = {key: value for key, value in fields.items() if value is not None and not isinstance(value, bytes)}
     return Part("image", name=str(fields.get("type") or "image"), extra=opaque)
@@ -268,7 +272,8 @@ def _text_or_none(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _as_dict(value: object, name: str) -> JsonDict:
+def as_dict(value: object, name: str) -> JsonDict:
+    """A record's `labels` or `metadata`; a value that is no mapping is kept under `name`."""
     return dict(cast("JsonDict", value)) if isinstance(value, Mapping) else {} if value is None else {name: value}
 
 
@@ -309,14 +314,6 @@ def strict_json(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in cast("JsonDict", value).items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in cast("list[object]", value)]
-    return value
+        # By way of JSON itself, whose reader goes as deep as its writer does.
+        loose = json.dumps(value, ensure_ascii=False, default=str)
+        return json.dumps(json.loads(loose, parse_constant=lambda _: None), ensure_ascii=False, allow_nan=False)

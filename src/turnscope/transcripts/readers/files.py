@@ -177,7 +177,11 @@ def _json_lines(chunks: Iterator[bytes], bad: BadLines) -> Iterator[tuple[int, R
             bad.add(row + 1, f"no JSON object but {kind}")
             continue
         if _SURROGATE_ESCAPE.search(line):
-            record = _without_surrogates(record, bad)
+            try:
+                record = _without_surrogates(record, bad)
+            except RecursionError:
+                bad.add(row + 1, "nested too deep")
+                continue
         yield row, cast("Record", record)
 
 

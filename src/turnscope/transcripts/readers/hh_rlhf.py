@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from turnscope.transcripts.conversation import Conversation, JsonDict, RecordError
+from turnscope.transcripts.conversation import Conversation, JsonDict, RecordError, as_dict
 
 NAME = "hh_rlhf"
 KEYS = "chosen, rejected"
@@ -29,6 +29,9 @@ def detect(record: Mapping[str, Any]) -> bool:
 def read(record: Mapping[str, Any]) -> Iterator[Conversation]:
     """Up to two conversations, labels.preference chosen and rejected, in one group (they share their prompt)."""
     base = {key: value for key, value in record.items() if key not in ("chosen", "rejected")}
+    if record.get("chosen") is None and record.get("rejected") is None:
+        raise RecordError("no_string", "neither chosen nor rejected", fix="hh-rlhf rows hold each chat as one string")
+    labels = as_dict(base.get("labels"), "labels")
     given = base.get("id") or base.get("conversation_id")
     for preference in ("chosen", "rejected"):
         text = record.get(preference)
@@ -39,8 +42,7 @@ def read(record: Mapping[str, Any]) -> Iterator[Conversation]:
                 "no_string", f"{preference} is no string", fix="hh-rlhf rows hold each chat as one string"
             )
         messages = split_turns(text)
-        labels = {**(base.get("labels") or {}), "preference": preference}
-        row: JsonDict = {**base, "labels": labels}
+        row: JsonDict = {**base, "labels": {**labels, "preference": preference}}
         if given:
             row["id"] = f"{given}-{preference}"
         conversation = Conversation.from_record(row, messages)
