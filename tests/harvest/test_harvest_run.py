@@ -243,6 +243,18 @@ def test_nothing_to_harvest_is_an_error(tmp_path: Path, model: Path) -> None:
         harvest_in(tmp_path / "none", model, [])
 
 
+def test_a_harvest_of_nothing_does_not_bar_the_next_try(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(DataError, match="too_long 20"):
+        harvest_in(tmp_path, model, [long_chat(20)])
+    assert open_activations(harvest_in(tmp_path, model, [long_chat(20)], too_long="window") / "resid.1").turns.num_rows
+
+
+def test_the_reason_of_a_refusing_template_is_told(tmp_path: Path) -> None:
+    model = support.make_model(tmp_path / "m", template="{{ raise_exception('only robots may speak') }}")
+    with pytest.raises(DataError, match="only robots may speak"):
+        harvest_in(tmp_path, model, support.chats(3))
+
+
 def test_out_of_memory_halves_the_batch(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

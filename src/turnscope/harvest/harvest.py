@@ -7,6 +7,7 @@ goes on after them, to the same bytes as an unbroken run.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -92,15 +93,19 @@ def run(config: HarvestConfig) -> HarvestResult:
         done = _Done()
         if drafts:
             _harvest(store, subject, renderer, config, drafts, folder.log, done)
-            for site, draft in drafts.items():
-                counts = assemble(draft, done.computed + done.found)
+            counted = {site: assemble(draft, done.computed + done.found) for site, draft in drafts.items()}
+            for site, counts in counted.items():
                 if not counts["turns.kept"]:
+                    # Nothing here is worth going on with, and the plans would bar the next try with other settings.
+                    for draft in drafts.values():
+                        shutil.rmtree(draft.path, ignore_errors=True)
                     raise DataError(
-                        f"no turn could be harvested at {site}: {_reasons(counts)}",
+                        f"no turn could be harvested at {site}: {_reasons(counts)}{done.refusal}",
                         where=str(config.transcripts),
-                        fix="check roles, the span policy and too_long, or import other transcripts",
+                        fix="check the chat template, roles and too_long, or import other transcripts",
                     )
-                finished[site] = draft.commit(counts)
+            for site, draft in drafts.items():
+                finished[site] = draft.commit(counted[site])
     return HarvestResult(
         activations={str(site): finished[site] for site in sites},
         shards_computed=done.computed,
@@ -118,6 +123,7 @@ class _Done:
     def __init__(self) -> None:
         self.computed, self.found = 0, 0
         self.tokens, self.places, self.seconds = 0, 0, 0.0
+        self.refusal = ""  # why the chat template refused a conversation, the first time it did
 
 
 def _begin(
@@ -173,6 +179,9 @@ def _harvest(
             if shard is None:
                 done.found += 1
             else:
+                if shard.refusal and not done.refusal:
+                    done.refusal = f"; the chat template says: {shard.refusal}"
+                    log(f"conversations are refused{done.refusal}")
                 lacking = {site: draft for site, draft in drafts.items() if not is_finished(draft, shard.index)}
                 compute_shard(shard, subject, config, lacking, on_batch=on_batch, log=log)
                 done.computed += 1

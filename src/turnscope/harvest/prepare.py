@@ -43,6 +43,7 @@ class Shard:
         turns: its rows, in canonical order.
         rows: the sequences to run, which may hold several turns each; a turn in windows is spread over several.
         counts: conversations and turns seen and left out, by reason.
+        refusal: what the chat template said when it first refused a conversation.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Shard:
     rows: list[Row] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     n_tokens_stored: int = 0
+    refusal: str = ""
 
 
 def cut(conversations: Iterable[Conversation], shard_turns: int) -> Iterator[list[Conversation]]:
@@ -88,6 +90,7 @@ def prepare(
         shard.counts.update({f"render.{name}": n for name, n in rendered.counts.items()})
         if rendered.status == "refused":
             shard.counts["conversations.refused"] += 1
+            shard.refusal = shard.refusal or rendered.reason
             shard.counts["turns"] += len(conversation.turns)
             shard.counts["dropped.refused"] += len(conversation.turns)
         else:
