@@ -43,6 +43,13 @@ def test_a_turn_without_the_key_is_not_eligible() -> None:
     assert (eligible.tolist(), positive.tolist()) == ([False, True], [False, True])
 
 
+def test_other_labels_can_narrow_what_is_eligible() -> None:
+    turns = table([{"x": "a", "y": "in"}, {"x": "a", "y": "out"}, {"x": "b", "y": "in"}, {"x": "a"}])
+    narrow = Trait(name="t", family="f", key="x", value="a", within={"y": "in"})
+    eligible, positive = trait_labels(turns, narrow)
+    assert (eligible.tolist(), positive.tolist()) == ([True, False, True, False], [True, False, False, False])
+
+
 def test_pairs_and_their_absence_decide_what_is_eligible() -> None:
     turns = table([{"x": "a"}] * 4, [{"p": "1"}, {"p": "1"}, {}, {"q": "1"}])
     inside = Trait(name="t", family="f", key="x", value="a", pair="p")

@@ -22,19 +22,29 @@ from turnscope.transcripts.conversation import Conversation, Part, Turn
 INTENTS = ("question", "advice", "list_request", "code_request", "follow_up", "complaint", "praise", "harmful")
 PAIR = "matched_pair"
 
+# A model this small learns each language's words apart, and the other three have six nouns a topic: what a turn is about,
+# and what its user wants, is asked of English turns.
+ENGLISH = {"language": "en"}
+
+_FAMILIES: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
+    ("topic", TOPICS, ENGLISH),
+    ("language", LANGUAGES, {}),
+    ("persona", PERSONAS, {}),
+    ("tone", TONES, {}),
+    ("intent", INTENTS, ENGLISH),
+    ("form", ("list", "code"), {}),
+    ("emotion", EMOTIONS, {}),
+)
 TRAITS: tuple[Trait, ...] = (
     *(
-        Trait(name=f"{family}:{value}", family=family, key=family, value=value, without=PAIR)
-        for family, values in (
-            ("topic", TOPICS), ("language", LANGUAGES), ("persona", PERSONAS), ("tone", TONES), ("intent", INTENTS),
-            ("form", ("list", "code")), ("emotion", EMOTIONS),
-        )
+        Trait(name=f"{family}:{value}", family=family, key=family, value=value, without=PAIR, within=within)
+        for family, values, within in _FAMILIES
         for value in values
     ),
     Trait(name="refusal", family="refusal", key="refusal", value=True, without=PAIR),
     Trait(name="answer:wrong (unmatched)", family="answer", key="answer", value="wrong", without=PAIR),
     Trait(name="wrong answer (matched)", family="answer", key="answer", value="wrong", pair=PAIR),
-)  # fmt: skip
+)
 
 
 def conversations(seed: int, count: int, pairs: int) -> Iterator[Conversation]:

@@ -25,6 +25,8 @@ class Trait(Config):
     pair: str = ""
     without: str = ""
     """Conversations that carry this conversation label are left out."""
+    within: dict[str, str] = Field(default_factory=dict[str, str])
+    """Only turns that have these other labels are eligible."""
 
 
 class PlantedConfig(Config):

@@ -72,6 +72,8 @@ def trait_labels(turns: TurnTable, trait: Trait) -> tuple[Bools, Bools]:
         whole = turns.conversation_labels[row]
         if value is None or (trait.pair and trait.pair not in whole) or (trait.without and trait.without in whole):
             continue
+        if any(labels.get(key) != wanted for key, wanted in trait.within.items()):
+            continue
         eligible[row] = True
         positive[row] = trait.value in value if isinstance(value, list) else value == trait.value
     return eligible, positive
