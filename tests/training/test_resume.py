@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from training_synthetic import planted
 
-from turnscope.artifacts import IntegrityError
+from turnscope.artifacts import IntegrityError, sole_writer
 from turnscope.training import ArraySource, TrainConfig, run
 from turnscope.training.checkpoint import NAME
+from turnscope.training.interrupt import deferred_signals
 
 FILES = ("sae.json", "sae.safetensors", "metrics.jsonl", "manifest.json")
 SCRIPT = """
@@ -77,6 +78,25 @@ def test_signals_save_the_last_step_and_go_through(
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+def test_a_second_trainer_is_refused(tmp_path: Path, helper_path: str) -> None:
+    out = tmp_path / "out"
+    with sole_writer(out):
+        second = start(out, -1, signal.SIGKILL, helper_path)
+    assert second.returncode == 1
+    assert f"in use by process {os.getpid()}" in second.stderr
+    assert not out.exists(), "a writer that wrote nothing leaves nothing"
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with deferred_signals() as pending:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert pending.signal is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_array_source_goes_on_where_it_stood() -> None:
     x_ND = np.arange(50, dtype=np.float32).reshape(25, 2)
     whole, broken = ArraySource(x_ND, 8, seed=3), ArraySource(x_ND, 8, seed=3)
@@ -117,8 +137,6 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_no_time_is_spent_holding_signals_back() -> None:
-    from turnscope.training.interrupt import deferred_signals
-
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), deferred_signals() as pending:
         os.kill(os.getpid(), signal.SIGINT)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from turnscope.artifacts.artifact import Artifact as Artifact
     from turnscope.artifacts.artifact import Draft as Draft
     from turnscope.artifacts.artifact import begin as begin
+    from turnscope.artifacts.artifact import sole_writer as sole_writer
     from turnscope.artifacts.atomic import atomic_path as atomic_path
     from turnscope.artifacts.atomic import write_bytes as write_bytes
     from turnscope.artifacts.atomic import write_json as write_json
@@ -54,6 +55,7 @@ __getattr__, __dir__, __all__ = lazy(
         "file_sha256": "fingerprint",
         "fingerprint": "fingerprint",
         "progress": "progress",
+        "sole_writer": "artifact",
         "write_bytes": "atomic",
         "write_json": "atomic",
         "write_text": "atomic",

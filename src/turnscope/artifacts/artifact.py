@@ -1,7 +1,7 @@
 """Artifacts: folders that are finished when, and only when, they hold `manifest.json`.
 
 `begin` gives either the finished Artifact or a Draft to go on with; `Draft.commit` writes the manifest last. One writer
-at a time is the run folder's business (`RunFolder.lock`).
+at a time is the run folder's business (`RunFolder.lock`), or `sole_writer`'s for a stage run by itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from turnscope.artifacts.config import Config
 from turnscope.artifacts.errors import IntegrityError
 from turnscope.artifacts.fingerprint import canonical_json, file_sha256
 from turnscope.artifacts.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest, read_manifest
+from turnscope.artifacts.run_folder import RunFolder
 
 _WORK = ".work"
 _PLAN = "plan.json"
@@ -60,6 +61,30 @@ class Artifact:
 
     def _torn(self) -> list[str]:
         return sorted(name for name, record in self.manifest.files.items() if not self._right_size(name, record))
+
+
+@contextlib.contextmanager
+def sole_writer(path: str | Path) -> Generator[None, None, None]:
+    """Hold an artifact's folder while a stage begins and writes it by itself, outside a locked run folder.
+
+    Raises IntegrityError when another process writes there, naming it. A finished artifact is only read: nothing is
+    taken, and the folder may be read-only.
+    """
+    folder = Path(path)
+    if (folder / MANIFEST_NAME).exists():
+        yield
+        return
+    made = not folder.exists()
+    work = folder / _WORK
+    with RunFolder(work).lock():
+        try:
+            yield
+        finally:
+            if not (work / _PLAN).exists():  # begun and refused, or finished
+                shutil.rmtree(work, ignore_errors=True)
+                if made:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ def deferred_signals() -> Generator[Pending]:
         yield pending
         return
     previous: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+    # What a shell told a job in the background to ignore stays ignored.
+    previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -44,7 +46,7 @@ def deferred_signals() -> Generator[Pending]:
         pending.signal = number
         restore()
 
-    for number in _SIGNALS:
+    for number in previous:
         signal.signal(number, note)
     try:
         yield pending

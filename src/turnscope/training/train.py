@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from turnscope.artifacts import Artifact, ConfigError, DataError, Draft, begin, progress, write_text
+from turnscope.artifacts import Artifact, ConfigError, DataError, Draft, begin, progress, sole_writer, write_text
 from turnscope.harvest.source import ActivationSource
 from turnscope.sae import SAEConfig, SparseAutoencoder
 from turnscope.training.checkpoint import load_checkpoint, save_checkpoint
@@ -74,7 +74,7 @@ def run(
     Raises:
         ConfigError: no source or two, k > F, widths that differ.
         DataError: fewer than 100 rows, constant or non-finite activations, divergence (naming the step).
-        IntegrityError: `config.out` holds a run of other settings or other data.
+        IntegrityError: `config.out` holds a run of other settings or other data, or another process writes there.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     if (config.source is None) == (source is None):
@@ -94,10 +94,6 @@ def run(
     held, held_note = held_source(held)
     notes.extend(held_note)
     inputs = {"activations": source.fingerprint, "held": held.fingerprint if held else "none"}
-    work = begin(config.out, "sae", resolved, inputs)
-    if isinstance(work, Artifact):
-        return TrainResult(work, resolved, _last_line(work.path / METRICS_NAME), tuple(notes))
-
     provenance = origin or Origin()
     sae_config = SAEConfig(
         d_model=source.d_model,
@@ -108,17 +104,21 @@ def run(
         input_fingerprint=source.fingerprint,
         **provenance.model_dump(),
     )
-    with _threads(config.threads, resolved.n_features * source.d_model), ExitStack() as open_log:
-        held_ND = _held_rows(held or source, resolved)
-        with deferred_signals() as pending:
-            trainer, log = _start(resolved, source, work)
-            open_log.callback(log.close)
-            if not _fit(config, trainer, log, source, held_ND, sae_config, work, pending):
-                done = f"{trainer.step} of {resolved.n_steps}"
-                print(f"stopped after step {done}, saved; run the same command again to go on", file=sys.stderr)
-        if pending.signal is not None:
-            raise KeyboardInterrupt  # reached only where the signal's own handler let the program live
-        return _finish(trainer, log, held_ND, sae_config, work, tuple(notes))
+    with sole_writer(config.out):
+        work = begin(config.out, "sae", resolved, inputs)
+        if isinstance(work, Artifact):
+            return TrainResult(work, resolved, _last_line(work.path / METRICS_NAME), tuple(notes))
+        with _threads(config.threads, resolved.n_features * source.d_model), ExitStack() as open_log:
+            held_ND = _held_rows(held or source, resolved)
+            with deferred_signals() as pending:
+                trainer, log = _start(resolved, source, work)
+                open_log.callback(log.close)
+                if not _fit(config, trainer, log, source, held_ND, sae_config, work, pending):
+                    done = f"{trainer.step} of {resolved.n_steps}"
+                    print(f"stopped after step {done}, saved; run the same command again to go on", file=sys.stderr)
+            if pending.signal is not None:
+                raise KeyboardInterrupt  # reached only where the signal's own handler let the program live
+            return _finish(trainer, log, held_ND, sae_config, work, tuple(notes))
 
 
 @contextmanager

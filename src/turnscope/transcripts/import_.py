@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from turnscope.artifacts.artifact import Artifact, Draft, begin
+from turnscope.artifacts.artifact import Artifact, Draft, begin, sole_writer
 from turnscope.artifacts.errors import ConfigError, TurnscopeError
 from turnscope.artifacts.fingerprint import file_sha256
 from turnscope.artifacts.progress import Progress, progress
@@ -96,16 +96,17 @@ def _import(
     config: ImportConfig,
     inputs: Mapping[str, str],
 ) -> ImportResult:
-    draft = begin(out, KIND, config, inputs)
-    if isinstance(draft, Artifact):
-        return ImportResult(out, draft.fingerprint, draft.manifest.counts, reused=True)
-    try:
-        write_conversations(draft.path / FILE_NAME, rows, counts, seed=config.seed, group_by=config.group_by)
-    except TurnscopeError:
-        # Nothing of a refused import is worth going on with, and its plan would bar the next try with other settings.
-        _clear(draft)
-        raise
-    artifact = draft.commit({name: count for name, count in counts.items() if count})
+    with sole_writer(out):
+        draft = begin(out, KIND, config, inputs)
+        if isinstance(draft, Artifact):
+            return ImportResult(out, draft.fingerprint, draft.manifest.counts, reused=True)
+        try:
+            write_conversations(draft.path / FILE_NAME, rows, counts, seed=config.seed, group_by=config.group_by)
+        except TurnscopeError:
+            # Nothing of a refused import is worth going on with; its plan would bar the next try with other settings.
+            _clear(draft)
+            raise
+        artifact = draft.commit({name: count for name, count in counts.items() if count})
     return ImportResult(out, artifact.fingerprint, artifact.manifest.counts)
 
 
