@@ -22,8 +22,8 @@ from turnscope.transcripts.conversation import Conversation, Part, Turn
 INTENTS = ("question", "advice", "list_request", "code_request", "follow_up", "complaint", "praise", "harmful")
 PAIR = "matched_pair"
 
-# A model this small learns each language's words apart, and the other three have six nouns a topic: what a turn is about,
-# and what its user wants, is asked of English turns.
+# A model this small learns each language's words apart, and the other three have six nouns a topic: what a turn is
+# about, and what its user wants, is asked of English turns.
 ENGLISH = {"language": "en"}
 
 _FAMILIES: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
