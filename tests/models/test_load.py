@@ -134,6 +134,21 @@ def test_weights_that_the_file_lacks_are_not_made_up(folder: Path) -> None:
         load_subject(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"model_type": "llama", "hidden_size": "wide"}'),
+        ("config.json", "[]"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "Abacus"}}'),
+    ],
+)
+def test_files_of_wrong_content_are_one_line(name: str, text: str, folder: Path) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(ModelError, match="cannot load"):
+        load_subject(str(folder))
+
+
 def test_bad_dtype_and_device(folder: Path) -> None:
     with pytest.raises(ConfigError, match="dtype"):
         load_subject(str(folder), dtype="int8")

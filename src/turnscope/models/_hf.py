@@ -59,10 +59,13 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
     """The tokenizer of a folder, the fast one where there is one."""
     from transformers import AutoTokenizer
 
-    return cast(
-        Tokenizer,
-        cast(Any, AutoTokenizer).from_pretrained(folder, trust_remote_code=trust_remote_code),
-    )
+    try:
+        tokenizer = cast(Any, AutoTokenizer).from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ValueError(str(error)) from error  # the tokenizers library raises bare Exceptions
+    return cast(Tokenizer, tokenizer)
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -137,9 +140,13 @@ def config_facts(folder: Path) -> dict[str, Any]:
 
 def load_errors() -> tuple[type[Exception], ...]:
     """What transformers and safetensors raise for a model that is absent, torn or unknown."""
+    import huggingface_hub.errors
     from safetensors import SafetensorError
 
-    return (OSError, ValueError, RuntimeError, KeyError, ImportError, cast("type[Exception]", SafetensorError))
+    # What huggingface_hub raises for a config field of the wrong type; older ones have no such check.
+    strict = cast("type[Exception]", getattr(huggingface_hub.errors, "StrictDataclassError", OSError))
+    wrong = (TypeError, AttributeError)  # a field that older ones let through
+    return (OSError, ValueError, RuntimeError, KeyError, ImportError, *wrong, strict, cast(Any, SafetensorError))
 
 
 @contextlib.contextmanager
