@@ -66,6 +66,15 @@ def test_centred_on_one_half(case: str) -> None:
     assert abs(np.mean(means) - 0.5) < 0.01
 
 
+def test_one_long_conversation_among_few_pulls_the_control_below_one_half() -> None:
+    # By hand: the run of 100 positives goes to the long conversation in one draw of three (AUROC 1), else to one of
+    # the two single rows (it ties with the other and loses to the hundred: 0.5 / 101).
+    clusters = np.array([0] * 100 + [1, 2])
+    long_N = (clusters == 0).astype(float)
+    mean = permuted_aurocs(long_N, long_N, clusters, n=3000, seed=0).mean()
+    assert mean == pytest.approx((1 + 2 * 0.5 / 101) / 3, abs=0.03)
+
+
 def test_true_signal_stands_out() -> None:
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(100), 6)

@@ -27,7 +27,10 @@ def permute_labels(labels_N: ArrayLike, clusters_N: ArrayLike, rng: np.random.Ge
 
     Why the random start: were rows matched by position, whatever both scores and labels owe to position (roles that
     alternate, openings) would survive the shuffle. So every row has the same chance of a positive label, and of two
-    rows either is as likely as the other to be the positive one: the expected AUROC of any fixed score is 0.5.
+    rows either is as likely as the other to be the positive one. Where conversations are equally long, the expected
+    AUROC of any fixed score is therefore 0.5. Where they are not, the number of positives follows which conversations
+    got them, and a score that goes with length ends a little below: 0.495 for lengths of 2 to 40 in 200
+    conversations, far below with a handful of conversations of which one holds most rows.
     """
     labels = labels_1d(labels_N, np.shape(labels_N)[0])
     blocks = _Blocks.of(clusters_N, len(labels))
