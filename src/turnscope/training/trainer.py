@@ -201,7 +201,7 @@ class Trainer:
         return DataError(
             f"the loss of step {self.step} is not finite, on {raw_BD.shape[0]} finite rows: training has diverged",
             where=f"after {self.samples} samples",
-            fix="lower lr",
+            fix="lower lr, and start in a fresh folder",
         )
 
 
