@@ -32,11 +32,6 @@ class Site:
     def __str__(self) -> str:
         return "embed" if self.kind == "embed" else f"resid.{self.block}"
 
-    @property
-    def depth(self) -> int:
-        """Blocks that must run before the site can be read, less one; -1 for the embedding."""
-        return self.block
-
     @classmethod
     def parse(cls, text: str) -> Site:
         """Read the string form; raises ConfigError for anything but ``embed`` and ``resid.L``."""

@@ -39,7 +39,7 @@ class SparseAutoencoder(nn.Module):
     """A dictionary of F unit directions, with the encoder that says which of them an activation is made of.
 
     Parameters do not require gradients until `requires_grad_()` is called: training has its own step
-    (`training/step.py`), and an encoder used for reading should hold no graph. `encode` and `decode` are
+    (`training/trainer.py`), and an encoder used for reading should hold no graph. `encode` and `decode` are
     differentiable in the active entries when gradients are asked for.
     """
 
