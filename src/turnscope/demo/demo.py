@@ -29,11 +29,14 @@ class DemoConfig(Config):
 
 def recipe(config: DemoConfig) -> Recipe:
     """The demo as a recipe of the pipeline."""
-    units = (SAERecipe(unit="turn"), SAERecipe(unit="token")) if config.token_sae else (SAERecipe(unit="turn"),)
+    # chosen on a corpus of another seed (docs/design/demo.md); the token dictionary takes what the data suggest
+    turn = SAERecipe(unit="turn", n_features=384, k=24, lr=4e-3, n_samples=1_500_000)
+    token = SAERecipe(unit="token", n_samples=1_500_000)
+    units = (turn, token) if config.token_sae else (turn,)
     return Recipe(
         model=str(config.model),
         saes=units,
-        tokens="all",
+        tokens=24,
         controls=True,
         traits=TRAITS,
         choose_on=("explain",),

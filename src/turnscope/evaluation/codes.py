@@ -28,12 +28,22 @@ class DictionaryReader:
         self.sae_artifact = Artifact.open(sae, "sae")
         self.sae = SparseAutoencoder.load(sae)
         self.unit, self._pool = self.sae.config.unit, pool
-        wanted = self.sae_artifact.manifest.config.get("site", self.sae.config.site)
-        have = self.store.artifact.manifest.config["site"]
-        if wanted and wanted != have:
-            raise IntegrityError(
-                f"the dictionary reads {wanted}, these activations are of {have}", where=str(activations)
-            )
+        self._require_same_reading(activations)
+
+    def _require_same_reading(self, activations: Path) -> None:
+        """A dictionary says where and how its rows were read; activations read otherwise are refused."""
+        manifest, sae = self.store.artifact.manifest, self.sae.config
+        read = {**manifest.config, "model": manifest.inputs.get("model", "")}
+        for name, wanted in (
+            ("site", sae.site), ("token_set", sae.token_set), ("span_policy", sae.span_policy),
+            ("roles", list(sae.roles)), ("model", sae.subject_fingerprint),
+        ):  # fmt: skip
+            if wanted and wanted != read[name]:
+                raise IntegrityError(
+                    f"the dictionary was trained on other activations: {name} {wanted}, these have {read[name]}",
+                    where=str(activations),
+                    fix="name the activations that the dictionary was trained on, or ones harvested alike",
+                )
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -29,7 +29,8 @@ class TurnTable:
     conversation_labels: list[Mapping[str, Any]]
     texts: list[str]
     roles: list[str]
-    conversations: NDArray[np.int64]
+    clusters: NDArray[np.int64]
+    """Number of the duplicate group that each row's conversation belongs to: what intervals resample."""
     split: NDArray[np.str_]
 
     def rows(self, *splits: str) -> NDArray[np.int64]:
@@ -39,7 +40,7 @@ class TurnTable:
 
 def read_turns(transcripts: TranscriptStore, store: ActivationStore) -> TurnTable:
     """Join the store's rows with their texts and labels. Raises DataError when a row has no turn in the transcripts."""
-    columns = store.turns.select(["conversation_id", "turn", "role", "split"]).to_pydict()
+    columns = store.turns.select(["conversation_id", "turn", "role", "split", "group"]).to_pydict()
     at = {key: row for row, key in enumerate(zip(columns["conversation_id"], columns["turn"], strict=True))}
     n = len(at)
     labels: list[Mapping[str, Any]] = [{}] * n
@@ -57,7 +58,8 @@ def read_turns(transcripts: TranscriptStore, store: ActivationStore) -> TurnTabl
             where=str(transcripts.artifact.path),
             fix="name the transcripts that the activations were harvested from",
         )
-    _, numbers = np.unique(columns["conversation_id"], return_inverse=True)
+    # duplicates of a conversation are one cluster: counted apart they would narrow every interval
+    _, numbers = np.unique(columns["group"], return_inverse=True)
     return TurnTable(
         labels, conversation_labels, texts, columns["role"], numbers.astype(np.int64), np.array(columns["split"])
     )
@@ -100,6 +102,6 @@ def find_traits(turns: TurnTable, least: int) -> tuple[Trait, ...]:
 def _values(turns: TurnTable) -> Iterator[tuple[str, bool | str]]:
     for row in turns.rows("eval"):
         for key, value in turns.labels[row].items():
-            for item in set(value) if isinstance(value, list) else {value}:
+            for item in dict.fromkeys(value) if isinstance(value, list) else (value,):
                 if isinstance(item, str) or item is True:
                     yield key, item

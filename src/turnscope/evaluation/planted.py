@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from turnscope.artifacts import Artifact, DataError, begin, progress, write_json
+from turnscope.artifacts import Artifact, DataError, begin, fingerprint, progress, sole_writer, write_json
 from turnscope.evaluation.baselines import BestToken, bag_of_words_scores, probe_scores, token_counts
 from turnscope.evaluation.codes import DictionaryReader
 from turnscope.evaluation.config import PlantedConfig, Trait
@@ -61,7 +61,8 @@ def run(config: PlantedConfig) -> PlantedResult:
     Raises:
         NothingToJudgeError: no trait has enough positives.
         DataError: stored turns that are not in the transcripts.
-        IntegrityError: activations of another site than the dictionary's; `out` holds another evaluation.
+        IntegrityError: activations of another site or model than the dictionary's; `out` holds another evaluation, or
+            another process writes there.
     """
     transcripts = open_transcripts(config.transcripts)
     main = DictionaryReader(config.activations, config.sae, config.pool)
@@ -70,28 +71,31 @@ def run(config: PlantedConfig) -> PlantedResult:
         for name, paths in (("embedding", config.embedding), ("random_model", config.random_model))
         if paths
     }
-    inputs = {"transcripts": transcripts.fingerprint, **main.inputs}
+    tokenizer = load_tokenizer(config.model)
+    words = fingerprint(sorted(tokenizer.get_vocab().items()))
+    inputs = {"transcripts": transcripts.fingerprint, "words": words, **main.inputs}
     for name, reader in others.items():
         inputs |= {f"{name}_{key}": value for key, value in reader.inputs.items()}
-    draft = begin(config.out, "evaluation", config, inputs)
-    if isinstance(draft, Artifact):
-        return PlantedResult(draft)
-    turns = read_turns(transcripts, main.store)
-    traits = config.traits or find_traits(turns, config.min_positives)
-    evaluation = _Evaluation(config, turns, main, others)
-    rows: list[dict[str, Any]] = []
-    with progress(f"evaluating the {main.unit} SAE", len(traits), "traits") as bar:
-        for trait in traits:
-            rows.append(evaluation.trait(trait))
-            bar.advance()
-    judged = [row for row in rows if "auroc" in row]
-    if not judged:
-        shutil.rmtree(draft.path, ignore_errors=True)
-        raise NothingToJudgeError(
-            "no trait has enough labelled turns", where=str(config.transcripts), fix="lower min_positives"
-        )
-    write_json(draft.path / FILE, {**evaluation.fit(), "unit": main.unit, "traits": rows})
-    return PlantedResult(draft.commit({"traits": len(judged), "withheld": len(rows) - len(judged)}))
+    with sole_writer(config.out):
+        draft = begin(config.out, "evaluation", config, inputs)
+        if isinstance(draft, Artifact):
+            return PlantedResult(draft)
+        turns = read_turns(transcripts, main.store)
+        traits = config.traits or find_traits(turns, config.min_positives)
+        evaluation = _Evaluation(config, turns, main, others, tokenizer)
+        rows: list[dict[str, Any]] = []
+        with progress(f"evaluating the {main.unit} SAE", len(traits), "traits") as bar:
+            for trait in traits:
+                rows.append(evaluation.trait(trait))
+                bar.advance()
+        judged = [row for row in rows if "auroc" in row]
+        if not judged:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            raise NothingToJudgeError(
+                "no trait has enough labelled turns", where=str(config.transcripts), fix="lower min_positives"
+            )
+        write_json(draft.path / FILE, {**evaluation.fit(), "unit": main.unit, "traits": rows})
+        return PlantedResult(draft.commit({"traits": len(judged), "withheld": len(rows) - len(judged)}))
 
 
 @dataclass(frozen=True)
@@ -113,17 +117,25 @@ class _Side:
         if self.pairs is None:
             return auroc_ci(scores_N, self.positive, self.clusters, n_boot=n_boot, seed=seed)
         wins = paired_wins(scores_N[:, None], self.positive, self.pairs)[:, 0]
-        if len(wins) < 5 or wins.std() == 0:
-            return Withheld(f"{len(wins)} whole pairs" if len(wins) < 5 else "all pairs go one way")
+        if len(wins) < 5:
+            return Withheld(f"{len(wins)} whole pairs")
+        if wins.std() == 0:  # every pair tied, as words do that are the same on both sides, or every pair won
+            value = float(wins[0])
+            return Estimate(value, value, value, len(wins), len(wins), len(wins))
         ci = bootstrap((wins,), np.mean, n_resamples=n_boot, method="percentile", rng=seed).confidence_interval
         return Estimate(float(wins.mean()), float(ci.low), float(ci.high), len(wins), len(wins), len(wins))
 
 
 class _Evaluation:
     def __init__(
-        self, config: PlantedConfig, turns: TurnTable, main: DictionaryReader, others: dict[str, DictionaryReader]
+        self,
+        config: PlantedConfig,
+        turns: TurnTable,
+        main: DictionaryReader,
+        others: dict[str, DictionaryReader],
+        tokenizer: Any,
     ) -> None:
-        self.config, self.turns, self.main = config, turns, main
+        self.config, self.turns, self.main, self.tokenizer = config, turns, main, tokenizer
         self.choose = turns.rows(*config.choose_on)[:_MOST_ROWS]
         self.judge = turns.rows("eval")[:_MOST_ROWS]
         train = turns.rows("train")
@@ -170,7 +182,7 @@ class _Evaluation:
     def _side(self, rows_N: Ints, eligible: Bools, positive: Bools, pairs: Ints | None) -> _Side:
         at = np.flatnonzero(eligible[rows_N])
         rows = rows_N[at]
-        return _Side(at, positive[rows], self.turns.conversations[rows], None if pairs is None else pairs[rows])
+        return _Side(at, positive[rows], self.turns.clusters[rows], None if pairs is None else pairs[rows])
 
     def _best(self, side: _Side, codes_NF: Floats) -> int:
         """The feature whose firing goes best with the trait."""
@@ -220,9 +232,8 @@ class _Evaluation:
 
     @cached_property
     def _words(self) -> tuple[Any, Any]:
-        tokenizer = load_tokenizer(self.config.model)
         fit, judge = ([self.turns.texts[r] for r in rows] for rows in (self.fit_rows, self.judge))
-        return token_counts(tokenizer, fit), token_counts(tokenizer, judge)
+        return token_counts(self.tokenizer, fit), token_counts(self.tokenizer, judge)
 
     @cached_property
     def _means(self) -> tuple[Floats, Floats]:
