@@ -49,8 +49,29 @@ def test_a_sample_is_of_the_turns_asked_for(world: support.World) -> None:
 
 
 def test_another_site_is_refused(world: support.World) -> None:
-    with pytest.raises(IntegrityError, match=r"reads resid\.1, these activations are of embed"):
+    with pytest.raises(IntegrityError, match=r"site resid\.1, these have embed"):
         DictionaryReader(world.activations["embed"], world.saes["turn"])
+
+
+def test_another_model_and_other_tokens_are_refused(
+    world: support.World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from turnscope.harvest import harvest
+    from turnscope.harvest.config import HarvestConfig
+    from turnscope.training import TrainConfig
+    from turnscope.training import run as train
+
+    source = world.activations[support.SITE]
+    sae = train(
+        TrainConfig(source=source, out=tmp_path_factory.mktemp("sae") / "sae", n_features=16, k=4, n_samples=500)
+    ).path
+    DictionaryReader(source, sae)
+    for name, settings in (("model", {"random_weights": True}), ("token_set", {"token_set": "all"})):
+        out = tmp_path_factory.mktemp(name)
+        plain = {"transcripts": world.transcripts, "model": str(world.model), "sites": (support.SITE,), "out": out}
+        other = harvest.run(HarvestConfig.model_validate({**plain, **settings})).activations[support.SITE].path
+        with pytest.raises(IntegrityError, match=f"other activations: {name} "):
+            DictionaryReader(other, sae)
 
 
 def test_a_token_dictionary_needs_tokens(world: support.World, tmp_path_factory: pytest.TempPathFactory) -> None:

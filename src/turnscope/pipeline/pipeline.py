@@ -88,7 +88,9 @@ def run(
                 **_evaluate(this, sae, activations[site], trained, controls),
                 **_describe(this, activations[site], trained),
             }
-        write_text(out / "run.toml", tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True)))
+        resolved = tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+        if not (out / "run.toml").exists() or (out / "run.toml").read_text("utf-8") != resolved:
+            write_text(out / "run.toml", resolved)
         report = {
             "model": Path(recipe.model).name, "site": site, "turns": len(open_activations(activations[site])),
             "conversations": len(open_transcripts(this.folder.artifact("transcripts"))), "saes": saes,
