@@ -6,7 +6,7 @@ N rows (turns), T tokens, F features.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from turnscope.artifacts import Artifact, IntegrityError
 from turnscope.harvest.store import ActivationStore, open_activations
 from turnscope.sae import SparseAutoencoder
+from turnscope.training.metrics import evaluate
 
 Floats = NDArray[np.float32]
 _TURNS_AT_ONCE = 512
@@ -88,3 +89,11 @@ class DictionaryReader:
             rows_N = np.sort(np.random.default_rng(seed).choice(rows_N, most, replace=False))
         read = self.store.mean_ND if self.unit == "turn" else self.store.tokens_TD
         return torch.from_numpy(read(rows_N))
+
+    def fit(self, rows_N: NDArray[np.int64], most: int, seed: int) -> dict[str, Any]:
+        """How well the dictionary rebuilds these turns, on at most so many rows of its own unit."""
+        held = evaluate(self.sae, self.sample(rows_N, most, seed))
+        return {
+            "nmse_raw": held.nmse_raw, "nmse_centred": held.nmse_centred, "l0": held.l0, "dead": held.silent,
+            "features": self.sae.config.n_features, "k": self.sae.config.k, "unit": self.unit, "rows": held.n_rows,
+        }  # fmt: skip

@@ -29,7 +29,6 @@ from turnscope.evaluation.labels import TurnTable, find_traits, pair_numbers, re
 from turnscope.evaluation.ranking import auroc_matrix, midranks, paired_wins
 from turnscope.models import load_tokenizer
 from turnscope.stats import Estimate, Withheld, auroc, auroc_ci, equivalence_90, permute_labels
-from turnscope.training.metrics import evaluate
 from turnscope.transcripts.store import open_transcripts
 
 FILE = "planted.json"
@@ -94,7 +93,7 @@ def run(config: PlantedConfig) -> PlantedResult:
             raise NothingToJudgeError(
                 "no trait has enough labelled turns", where=str(config.transcripts), fix="lower min_positives"
             )
-        write_json(draft.path / FILE, {**evaluation.fit(), "unit": main.unit, "traits": rows})
+        write_json(draft.path / FILE, {**main.fit(evaluation.judge, _MOST_ROWS, config.seed), "traits": rows})
         return PlantedResult(draft.commit({"traits": len(judged), "withheld": len(rows) - len(judged)}))
 
 
@@ -144,14 +143,6 @@ class _Evaluation:
         self.readers = {"": main, **others}
         self.codes = {name: (r.codes_NF(self.choose), r.codes_NF(self.judge)) for name, r in self.readers.items()}
         self._ranks: dict[tuple[str, bytes], Any] = {}
-
-    def fit(self) -> dict[str, Any]:
-        """How well the dictionary rebuilds unseen rows of its own unit."""
-        held = evaluate(self.main.sae, self.main.sample(self.judge, _MOST_ROWS, self.config.seed))
-        return {
-            "nmse_raw": held.nmse_raw, "nmse_centred": held.nmse_centred, "l0": held.l0, "dead": held.silent,
-            "features": self.main.sae.config.n_features, "k": self.main.sae.config.k, "rows": held.n_rows,
-        }  # fmt: skip
 
     def trait(self, trait: Trait) -> dict[str, Any]:
         """One row of the report, or the reason why there is none."""

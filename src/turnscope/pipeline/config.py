@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from turnscope.artifacts import Config, ConfigError, StorageError
 from turnscope.evaluation.config import Trait
+from turnscope.training.config import SizeConfig
 
 
-class SAERecipe(Config):
-    """One dictionary; None: chosen by the data at hand (training/defaults.py)."""
+class SAERecipe(SizeConfig):
+    """One dictionary of a run."""
 
     unit: Literal["turn", "token"] = "turn"
-    n_features: int | None = Field(default=None, ge=1)
-    k: int | None = Field(default=None, ge=1)
-    lr: float | None = Field(default=None, gt=0)
-    batch_size: int | None = Field(default=None, ge=1)
-    n_samples: int | None = Field(default=None, ge=1)
-    epochs: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.epochs is not None and self.n_samples is not None:
-            raise ValueError("give epochs or n_samples, not both")
-        if self.k is not None and self.n_features is not None and self.k > self.n_features:
-            raise ValueError(f"k = {self.k} is greater than n_features = {self.n_features}")
-        return self
 
 
 class Recipe(Config):

@@ -16,7 +16,6 @@ from turnscope.evaluation.config import Trait
 from turnscope.evaluation.labels import find_traits, read_turns, trait_labels
 from turnscope.evaluation.ranking import auroc_matrix, midranks
 from turnscope.features import pick, summarise
-from turnscope.training.metrics import evaluate
 from turnscope.transcripts.store import TranscriptStore
 
 _MOST_TURNS = 8000
@@ -27,11 +26,7 @@ def fit(activations: Path, sae: Path) -> dict[str, Any]:
     """How well a dictionary rebuilds unseen rows of its own unit (split `eval`)."""
     reader = DictionaryReader(activations, sae)
     splits = np.array(reader.store.turns.column("split").to_pylist())
-    held = evaluate(reader.sae, reader.sample(np.flatnonzero(splits == "eval"), 20_000, 0))
-    return {
-        "nmse_raw": held.nmse_raw, "nmse_centred": held.nmse_centred, "l0": held.l0, "dead": held.silent,
-        "features": reader.sae.config.n_features, "k": reader.sae.config.k, "unit": reader.unit, "rows": held.n_rows,
-    }  # fmt: skip
+    return reader.fit(np.flatnonzero(splits == "eval"), 20_000, 0)
 
 
 def features(

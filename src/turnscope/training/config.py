@@ -39,13 +39,8 @@ class _Shared(Config):
         return self
 
 
-class TrainConfig(_Shared):
-    """One sparse autoencoder from one activation source. None: chosen by the data, see `defaults.resolve_defaults`."""
-
-    source: Path | None = None
-    """Activation store folder. None when a source object is passed to `run`."""
-    out: Path
-    """Folder of the finished `sae` artifact."""
+class SizeConfig(Config):
+    """Size of a dictionary and length of its training. None: chosen by the data, see `defaults.resolve_defaults`."""
 
     n_features: int | None = Field(default=None, ge=1)
     k: int | None = Field(default=None, ge=1)
@@ -54,6 +49,24 @@ class TrainConfig(_Shared):
     epochs: float | None = Field(default=None, gt=0)
     """Passes over the data; give this or `n_samples`, not both."""
     n_samples: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.epochs is not None and self.n_samples is not None:
+            raise ValueError("give epochs or n_samples, not both")
+        if self.k is not None and self.n_features is not None and self.k > self.n_features:
+            raise ValueError(f"k = {self.k} is greater than n_features = {self.n_features}")
+        return self
+
+
+class TrainConfig(_Shared, SizeConfig):
+    """One sparse autoencoder from one activation source. None: chosen by the data, see `defaults.resolve_defaults`."""
+
+    source: Path | None = None
+    """Activation store folder. None when a source object is passed to `run`."""
+    out: Path
+    """Folder of the finished `sae` artifact."""
+
     auxk_k: int | None = Field(default=None, ge=1)
     """Dead features that may rebuild each row's residual."""
     dead_after: int | None = Field(default=None, ge=1)
@@ -66,14 +79,6 @@ class TrainConfig(_Shared):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None: one for a small dictionary, else as many as torch is set to. A resumed run gives the same
     bytes under the same number."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.epochs is not None and self.n_samples is not None:
-            raise ValueError("give epochs or n_samples, not both")
-        if self.k is not None and self.n_features is not None and self.k > self.n_features:
-            raise ValueError(f"k = {self.k} is greater than n_features = {self.n_features}")
-        return self
 
 
 class ResolvedConfig(_Shared):
