@@ -19,7 +19,7 @@ def random_sae(d: int = 6, f: int = 20, k: int = 4, **more: Any) -> SparseAutoen
     torch.manual_seed(0)
     for parameter in sae.parameters():
         parameter.copy_(torch.randn_like(parameter))
-    sae.threshold.fill_(0.7)
+    sae.threshold_F.copy_(torch.linspace(-1.0, 2.0, f))
     sae.scale.fill_(1.7)
     return sae
 
@@ -27,7 +27,7 @@ def random_sae(d: int = 6, f: int = 20, k: int = 4, **more: Any) -> SparseAutoen
 def test_encode_and_decode_follow_the_formula() -> None:
     sae, x_ND = random_sae(), torch.randn(30, 6)
     pre_NF = (x_ND * 1.7 - sae.b_dec_D) @ sae.w_enc_DF + sae.b_enc_F
-    z_NF = pre_NF * (pre_NF > 0.7)
+    z_NF = pre_NF * (pre_NF > torch.linspace(-1.0, 2.0, 20).clamp_min(0))
     assert torch.allclose(sae.encode(x_ND).to_dense(), z_NF, atol=1e-5)
     expected = (z_NF @ sae.w_dec_FD + sae.b_dec_D) / 1.7
     assert torch.allclose(sae(x_ND), expected, atol=1e-4)
@@ -173,9 +173,9 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> 
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "schema version"),
-        ('{"schema_version": 2, "config": {}}', "schema version 2"),
-        ('{"schema_version": 1, "config": {"d_model": 6, "n_features": 20, "k": 4, "kk": 1}}', "kk"),
-        ('{"schema_version": 1, "config": {"d_model": 6, "n_features": 100000000000, "k": 4}}', "shape"),
+        ('{"schema_version": 3, "config": {}}', "schema version 3"),
+        ('{"schema_version": 2, "config": {"d_model": 6, "n_features": 20, "k": 4, "kk": 1}}', "kk"),
+        ('{"schema_version": 2, "config": {"d_model": 6, "n_features": 100000000000, "k": 4}}', "shape"),
     ],
 )
 def test_a_damaged_config_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -55,7 +55,7 @@ def test_held_out_figures_are_those_of_the_definition(trained: TrainResult) -> N
 def test_the_threshold_refit_gives_l0_of_k(trained: TrainResult) -> None:
     sae = trained.load()
     fresh = torch.from_numpy(planted(40_000, D, F, K, seed=0).x_ND[20_000:])
-    sae.threshold.fill_(fit_threshold(sae, fresh[0::2]))
+    sae.threshold_F.fill_(fit_threshold(sae, fresh[0::2]))
     assert evaluate(sae, fresh[0::2]).l0 == pytest.approx(K, abs=1e-3)
     assert evaluate(sae, fresh[1::2]).l0 == pytest.approx(K, rel=0.02)
 

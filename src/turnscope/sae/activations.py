@@ -25,13 +25,13 @@ def block_rows(n_features: int) -> int:
     return max(64, BLOCK_ELEMENTS // n_features)
 
 
-def above(c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, floor: float) -> SparseCodes:
-    """Every pre-activation that is positive and greater than `floor`."""
-    n_features, floor = b_enc_F.numel(), max(floor, 0.0)
+def above(c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, floor: float | Tensor) -> SparseCodes:
+    """Every pre-activation greater than `floor`, one number for all features or one for each; not negative."""
+    n_features = b_enc_F.numel()
     parts: list[SparseCodes] = []
     for block_ND in c_ND.split(block_rows(n_features)):
-        pre = torch.addmm(b_enc_F, block_ND, w_enc_DF).view(-1)
-        flat_E = (pre > floor).nonzero().squeeze(1)
+        pre_NF = torch.addmm(b_enc_F, block_ND, w_enc_DF)
+        flat_E, pre = (pre_NF > floor).view(-1).nonzero().squeeze(1), pre_NF.view(-1)
         rows_E = flat_E // n_features
         parts.append(from_entries(rows_E, flat_E - rows_E * n_features, pre[flat_E], block_ND.shape[0], n_features))
     return SparseCodes.cat(parts) if parts else _no_rows(c_ND, n_features)

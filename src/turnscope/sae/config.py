@@ -8,7 +8,7 @@ from pydantic import Field
 
 from turnscope.artifacts import Config
 
-Architecture = Literal["batchtopk", "topk"]
+Architecture = Literal["batchtopk", "topk", "relu", "jumprelu", "gated", "matryoshka"]
 Unit = Literal["turn", "token"]
 
 
@@ -27,7 +27,7 @@ class SAEConfig(Config):
     k: int = Field(ge=1)
     """Mean number of active features per row it was trained for (exact for `topk`)."""
     architecture: Architecture = "batchtopk"
-    """Rule that decides which features are active: a trained threshold (`batchtopk`) or the k largest of a row."""
+    """How it was trained. When it reads, `topk` keeps the k largest of a row, all others what exceeds a threshold."""
     unit: Unit = "turn"
     """Rows are turn means or single tokens."""
 

@@ -4,7 +4,11 @@ Inside, inputs are multiplied by one scalar so that the mean squared norm of the
 after Scaling Monosemanticity): codes, threshold and biases live in those units, which makes them comparable between
 layers and models. `encode` and `decode` take and give raw activations.
 
-    c = scale * x - b_dec ;  z = select(c @ w_enc + b_enc) ;  x_hat = (z @ w_dec + b_dec) / scale
+    c = scale * x - b_dec ;  pre = c @ w_enc + b_enc ;  x_hat = (z @ w_dec + b_dec) / scale
+    z = pre where pre > max(0, threshold), each feature having its own; for `topk` the k largest positive of a row
+
+Every architecture ends in this form: ReLU has thresholds of 0, BatchTopK and Matryoshka one for all features, JumpReLU
+trains them, and a gated dictionary folds into it exactly (its gate opens where pre > b_mag - exp(r_mag) b_gate).
 
 Multiplying all training data by a constant therefore leaves codes as they were, and multiplies reconstructions by it.
 
@@ -28,7 +32,7 @@ from turnscope.sae.config import SAEConfig
 from turnscope.sae.sparse_ops import weighted_row_sum
 from turnscope.sae.weights import Layout, read_weights, write_weights
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CONFIG_NAME = "sae.json"
 WEIGHTS_NAME = "sae.safetensors"
 _MAX_CONFIG_BYTES = 1 << 20
@@ -58,9 +62,9 @@ class SparseAutoencoder(nn.Module):
         self.b_enc_F = nn.Parameter(torch.zeros(f), requires_grad=False)
         self.w_dec_FD = nn.Parameter(torch.zeros(f, d), requires_grad=False)
         self.b_dec_D = nn.Parameter(torch.zeros(d), requires_grad=False)
-        self.threshold: Tensor
+        self.threshold_F: Tensor
         self.scale: Tensor
-        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("threshold_F", torch.zeros(f))
         self.register_buffer("scale", torch.ones(()))
 
     def encode(self, x_ND: Tensor | np.ndarray) -> SparseCodes:
@@ -70,7 +74,7 @@ class SparseAutoencoder(nn.Module):
         ConfigError when the width is not D, DataError naming the first row that is not finite.
         """
         x_ND = self._raw(x_ND)
-        threshold, parts = float(self.threshold), list[SparseCodes]()
+        floor_F, parts = self.threshold_F.clamp_min(0), list[SparseCodes]()
         for start in range(0, max(1, x_ND.shape[0]), _ENCODE_ROWS):
             rows_ND = x_ND[start : start + _ENCODE_ROWS].to(self.w_enc_DF)
             finite_N = torch.isfinite(rows_ND).all(dim=1)
@@ -81,7 +85,7 @@ class SparseAutoencoder(nn.Module):
             if self.config.architecture == "topk":
                 parts.append(top_k(c_ND, self.w_enc_DF, self.b_enc_F, self.config.k))
             else:
-                parts.append(above(c_ND, self.w_enc_DF, self.b_enc_F, threshold))
+                parts.append(above(c_ND, self.w_enc_DF, self.b_enc_F, floor_F))
         return SparseCodes.cat(parts)
 
     def decode(self, codes: SparseCodes) -> Tensor:
@@ -131,7 +135,14 @@ class SparseAutoencoder(nn.Module):
 
 def _layout(config: SAEConfig) -> Layout:
     d, f = config.d_model, config.n_features
-    shapes = {"w_enc_DF": (d, f), "b_enc_F": (f,), "w_dec_FD": (f, d), "b_dec_D": (d,), "threshold": (), "scale": ()}
+    shapes = {
+        "w_enc_DF": (d, f),
+        "b_enc_F": (f,),
+        "w_dec_FD": (f, d),
+        "b_dec_D": (d,),
+        "threshold_F": (f,),
+        "scale": (),
+    }
     return Layout({name: ("F32", shape) for name, shape in shapes.items()})
 
 

@@ -124,7 +124,7 @@ class Trainer:
         sae.w_dec_FD.copy_(self.weights.w_dec_FD)
         sae.b_dec_D.copy_(self.weights.b_dec_D)
         sae.scale.fill_(self.scale)
-        sae.threshold.fill_((self.threshold or 0.0) if threshold is None else threshold)
+        sae.threshold_F.fill_((self.threshold or 0.0) if threshold is None else threshold)
         return sae
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
