@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from families import tiny_model
 from model_files import save_tokenizer
 
-from turnscope.artifacts import ConfigError, DependencyError
+from turnscope.artifacts import ConfigError, DependencyError, ModelError
 from turnscope.models import Site, load_subject
 
 SITES = [Site("embed"), Site("attn", 1), Site("resid", 1), Site("resid", 2)]
@@ -78,12 +79,28 @@ def test_a_missing_package_is_named(
     without(monkeypatch, package)
     with pytest.raises(DependencyError, match=package) as caught:
         load_subject(str(folder), **options)
-    assert caught.value.fix == f"pip install {package}"
+    assert caught.value.fix == f'pip install "turnscope[{package}]"'
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    named = [requirement.split(">")[0] for requirement in extras["optional-dependencies"][package]]
+    assert {"accelerate", package} == set(named)
+
+
+@pytest.mark.parametrize("place", [1, "cuda:7", "no-such-device"])
+def test_a_device_that_is_not_there_is_named(folder: Path, place: int | str) -> None:
+    pytest.importorskip("accelerate", reason="device maps need accelerate")
+    if not isinstance(place, str) and torch.cuda.device_count() > place:
+        pytest.skip("this machine has that GPU")
+    with pytest.raises(ModelError, match=f"cuda:{place}" if isinstance(place, int) else place):
+        load_subject(str(folder), device_map={"": "cpu", "model.layers.2": place})
 
 
 def test_settings_that_make_no_sense_together(folder: Path) -> None:
     with pytest.raises(ConfigError, match="unknown quantization"):
         load_subject(str(folder), quantization="2bit")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="unknown device map"):
+        load_subject(str(folder), device_map="everywhere")
+    with pytest.raises(ConfigError, match="unknown attention"):  # a kernel of the hub: code that would run
+        load_subject(str(folder), attn_implementation="someone/their-kernel")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="random weights"):
         load_subject(str(folder), device_map="auto", random_weights=True)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from turnscope.artifacts import Config
+from turnscope.models.options import Attention, DeviceMap, Quantization
 
 FloatType = Literal["float32", "bfloat16", "float16"]
 Tokens = Literal["none", "all"] | Annotated[int, Field(ge=1)]
@@ -44,7 +45,11 @@ class _Meaning(Config):
     token_dtype: FloatType = "float16"
     """Type in which token activations are stored."""
     model_dtype: FloatType = "float32"
-    """Type in which the model computes."""
+    """Type of the model's weights and of what it computes, so that bfloat16 needs no autocast."""
+    quantization: Quantization | None = None
+    """Load the weights in 8 or 4 bits, by bitsandbytes or torchao; part of the model's fingerprint as well."""
+    attention: Attention | None = None
+    """Attention as transformers names it; none: ``sdpa`` where the architecture has it. Each rounds otherwise."""
     random_weights: bool = False
     """Draw the model's weights at random: the control that tells what the architecture alone gives."""
     seed: int = 0
@@ -66,6 +71,9 @@ class HarvestConfig(_Meaning):
     """Folders of earlier harvests, made alike: shards of the same conversations are taken from there."""
     device: str = "cpu"
     """Device of the model, as torch names it. Not in the manifest: a harvest may go on elsewhere."""
+    device_map: DeviceMap | None = None
+    """Spread the model over several devices, in place of ``device``: ``auto``, or names of modules to devices. Not in
+    the manifest either."""
     trust_remote_code: bool = False
     """Run code that ships with the model."""
     engine: Literal["local", "ray"] = "local"
@@ -81,6 +89,12 @@ class HarvestConfig(_Meaning):
         if len(set(sites)) != len(sites):
             raise ValueError("a site is named twice")
         return sites
+
+    @model_validator(mode="after")
+    def _one_gpu_a_worker(self) -> Self:
+        if self.engine == "ray" and self.device_map:
+            raise ValueError("device_map: a worker of a cluster has one GPU; use engine local, or device cuda")
+        return self
 
 
 class ActivationsConfig(_Meaning):

@@ -79,7 +79,7 @@ def run(config: HarvestConfig) -> HarvestResult:
             config if config.engine == "local" else config.model_copy(update={"device": "cpu"})
         )
         subject.check_sites(sites)
-        notices = (renderer.choice.notice,) if renderer.choice.notice else ()
+        notices = tuple(_notices(config, subject, renderer.choice))
         for notice in notices:
             folder.log(notice)
         begun = {
@@ -125,12 +125,22 @@ def run(config: HarvestConfig) -> HarvestResult:
     )
 
 
+def _notices(config: HarvestConfig, subject: SubjectModel, template: TemplateChoice) -> Iterator[str]:
+    if template.notice:
+        yield template.notice
+    if isinstance(config.device_map, str) and subject.device.type == "cpu":
+        yield f"device_map {config.device_map} found no GPU: the model is read on the CPU"
+
+
 def open_subject(config: HarvestConfig) -> tuple[SubjectModel, TurnRenderer]:
     """The model of a harvest, and what renders conversations for it. Raises ModelError."""
     subject = load_subject(
         config.model,
         dtype=config.model_dtype,
         device=config.device,
+        device_map=config.device_map,
+        quantization=config.quantization,
+        attn_implementation=config.attention,
         trust_remote_code=config.trust_remote_code,
         random_weights=config.random_weights,
     )

