@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from turnscope.artifacts.errors import ConfigError
 from turnscope.cli._output import print_json, show_counts
+
+FloatType = Literal["float32", "bfloat16", "float16"]
 
 
 def harvest(
@@ -16,8 +19,15 @@ def harvest(
     site: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     roles: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("user", "assistant"),
     token_set: Literal["content", "with_header", "all"] = "content",
-    tokens: str = "none", too_long: Literal["skip", "window", "truncate-left"] = "skip",
-    batch_tokens: int = 4096, device: str = "cpu", dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    pool: Literal["mean", "max", "last"] = "mean", tokens: str = "none", seed: int = 0,
+    span_policy: Literal["full_render", "as_of_turn"] = "full_render",
+    control_tokens: Literal["neutralise", "keep"] = "neutralise", chat_template: str = "auto",
+    too_long: Literal["skip", "window", "truncate-left"] = "skip",
+    store_dtype: FloatType = "float32", token_dtype: FloatType = "float16", shard_turns: int = 4096,
+    batch_tokens: int = 4096, packing: bool = True, device: str = "cpu", dtype: FloatType = "float32",
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None,
+    quantization: Literal["bnb-8bit", "bnb-4bit", "torchao-int8"] | None = None,
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None,
     random_weights: bool = False, trust_remote_code: bool = False,
     reuse: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
     engine: Literal["local", "ray"] = "local", workers: int | None = None, ray_address: str | None = None,
@@ -26,6 +36,12 @@ def harvest(
     """Transcripts and a model in, turn activations out: one artifact per site, from one forward pass.
 
     Example: turnscope harvest runs/mine/transcripts --model minilm --site resid.3 --out runs/mine/activations
+
+    Example: turnscope harvest runs/mine/transcripts --model Qwen/Qwen2.5-7B-Instruct --site resid.18 --device cuda
+    --dtype bfloat16 --store-dtype bfloat16 --batch-tokens 32768 --out runs/mine/activations
+
+    Stopped? Run the same command again: it goes on after the last finished shard. The settings that decide which
+    numbers are stored are kept with them, and a command that changes one of them is refused.
 
     Parameters
     ----------
@@ -40,17 +56,42 @@ def harvest(
     roles
         Roles whose turns are stored.
     token_set
-        Which tokens of a turn are averaged.
+        Which tokens of a turn are averaged: its text, with the header that names the role, or the end mark too.
+    pool
+        What stands for a turn: the mean of its tokens; for comparison their maxima, or the last one.
     tokens
-        Single tokens stored beside the means: none, all, or so many of each turn.
+        Single tokens stored beside the means: none, all, or so many of each turn, drawn at random.
+    seed
+        Of that draw.
+    span_policy
+        Render each chat once, or read every turn as the model had it when it came up, with reasoning that later renders
+        strip (slower).
+    control_tokens
+        What becomes of control tokens that a text spells: said as plain text, or kept as the tokens they forge.
+    chat_template
+        auto: the model's own, or the plain one where it has none; plain; or a file that holds a template.
     too_long
         Conversations longer than the context: skip (and count), read in windows, or keep the last tokens.
+    store_dtype
+        Type in which turns are stored; bfloat16 takes half the disk.
+    token_dtype
+        Type in which single tokens are stored.
+    shard_turns
+        Turns after which a shard is closed: the unit of writing, of going on and of memory.
     batch_tokens
-        Most tokens in a batch, padding included.
+        Most tokens in a batch, padding included. A GPU wants more than a CPU; a batch without room is halved.
+    packing
+        Lay the chats of a batch end to end, none seeing another, where the model supports it; else pad them.
     device
-        As torch names it.
+        As torch names it: cpu, cuda, cuda:1.
     dtype
-        Type the model computes in; means are always summed in float32.
+        Type of the model's weights and of what it computes; turns are always summed in float32.
+    device_map
+        Spread a model that is too large for one GPU over all of them, in place of device (extra accelerate).
+    quantization
+        Load the weights in 8 or 4 bits (extra bitsandbytes or torchao). Other numbers than the model's own.
+    attention
+        As transformers names it; sdpa where the model has it. Each rounds otherwise.
     random_weights
         Draw the weights at random (a control).
     trust_remote_code
@@ -74,11 +115,13 @@ def harvest(
     sites = site or (default_site(model, trust_remote_code=trust_remote_code),)
     result = run(
         HarvestConfig(
-            transcripts=transcripts, model=model, out=out, sites=sites, roles=roles, token_set=token_set,
+            transcripts=transcripts, model=model, out=out, sites=sites, roles=roles, token_set=token_set, pool=pool,
             tokens=int(tokens) if tokens.isdigit() else tokens,  # pyright: ignore[reportArgumentType]
-            too_long=too_long, batch_tokens=batch_tokens, device=device, model_dtype=dtype,
-            random_weights=random_weights, trust_remote_code=trust_remote_code, reuse=reuse,
-            engine=engine, workers=workers, ray_address=ray_address,
+            seed=seed, span_policy=span_policy, control_tokens=control_tokens, chat_template=_template(chat_template),
+            too_long=too_long, dtype=store_dtype, token_dtype=token_dtype, shard_turns=shard_turns,
+            batch_tokens=batch_tokens, packing=packing, device=device, model_dtype=dtype, device_map=device_map,
+            quantization=quantization, attention=attention, random_weights=random_weights,
+            trust_remote_code=trust_remote_code, reuse=reuse, engine=engine, workers=workers, ray_address=ray_address,
         )
     )  # fmt: skip
     for notice in result.notices:
@@ -91,6 +134,18 @@ def harvest(
             show_counts("activations", path, counts, as_json=False)
     if result.tokens:
         print(f"{result.tokens_per_second:,.0f} tokens/s, {result.padding:.1%} padding", file=sys.stderr)
+
+
+def _template(name: str) -> str:
+    """A template by name, or the text of its file."""
+    if name in ("auto", "plain"):
+        return name
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"no chat template in {name}: {error}", fix="write auto or plain, or name a file that holds a template"
+        ) from error
 
 
 def train(

@@ -41,6 +41,7 @@ def verify(run: Path, /, *, json: bool = False) -> None:
 
 def repair(
     run: Path, /, *, model: str | None = None, transcripts: Path | None = None, device: str | None = None,
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None,
     trust_remote_code: bool = False, json: bool = False,
 ) -> None:  # fmt: skip
     """Harvest damaged shards of activations again, and no others, to the bytes that they had.
@@ -59,6 +60,8 @@ def repair(
         The transcripts that they were harvested from; looked for in the run folder when not given.
     device
         The device that they were harvested on; the one in run.toml, or cpu, when not given.
+    device_map
+        Spread a model that is too large for one GPU over all of them, in place of device.
     trust_remote_code
         Run code that ships with the model.
     json
@@ -82,6 +85,7 @@ def repair(
                 transcripts=transcripts or places.get(artifact.manifest.inputs.get("transcripts", "")),
                 model=model or recipe.get("model"),
                 device=device or recipe.get("device", "cpu"),
+                device_map=device_map,
                 trust_remote_code=trust_remote_code,
             )
         )
