@@ -69,6 +69,7 @@ def test_rows_in_blocks_give_what_one_block_gives(rule: str, monkeypatch: pytest
         return (above(x_ND, w_DF, b_F, 0.5) if rule == "above" else top_k(x_ND, w_DF, b_F, 3)).to_dense()
 
     whole = encode()
-    monkeypatch.setattr(activations, "block_rows", lambda n_features: 7)
+    monkeypatch.setattr(activations, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(activations, "TILE_ELEMENTS", 0)
     assert torch.allclose(encode(), whole, atol=1e-6)
     assert len(above(x_ND[:0], w_DF, b_F, 0.0)) == 0

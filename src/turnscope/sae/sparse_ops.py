@@ -18,7 +18,7 @@ from torch import Tensor
 
 from turnscope.sae.codes import SparseCodes
 
-_UINT16_FEATURES = 1 << 16
+_UINT16 = 1 << 16
 
 
 class FeatureOrder(NamedTuple):
@@ -41,13 +41,17 @@ def weighted_row_sum(codes: SparseCodes, w_FD: Tensor) -> Tensor:
     )
 
 
+def stable_order(keys_E: Tensor, below: int) -> Tensor:
+    """Places of whole numbers in 0..below-1 in ascending order; equal ones stay in their order."""
+    if keys_E.device.type == "cpu" and below <= _UINT16:
+        # numpy sorts 16-bit keys by radix: ten times faster than a general sort of the same keys.
+        return torch.from_numpy(np.argsort(keys_E.numpy().astype(np.uint16), kind="stable"))
+    return torch.sort(keys_E, stable=True).indices
+
+
 def feature_order(codes: SparseCodes) -> FeatureOrder:
     """Sort entries by feature, stably, so that sums over a feature's rows run in row order on every run."""
-    if codes.indices_E.device.type == "cpu" and codes.n_features <= _UINT16_FEATURES:
-        # numpy sorts 16-bit keys by radix: ten times faster than a general sort of the same keys.
-        order_E = torch.from_numpy(np.argsort(codes.indices_E.numpy().astype(np.uint16), kind="stable"))
-    else:
-        order_E = torch.sort(codes.indices_E, stable=True).indices
+    order_E = stable_order(codes.indices_E, codes.n_features)
     feature_ptr = torch.zeros(codes.n_features + 1, dtype=torch.int64, device=codes.indices_E.device)
     torch.cumsum(codes.counts_F(), 0, out=feature_ptr[1:])
     return FeatureOrder(order_E, codes.rows_E()[order_E], feature_ptr)
