@@ -28,6 +28,7 @@ def harvest(
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None,
     quantization: Literal["bnb-8bit", "bnb-4bit", "torchao-int8"] | None = None,
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None,
+    backend: Literal["transformers", "vllm"] = "transformers",
     random_weights: bool = False, trust_remote_code: bool = False,
     reuse: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
     engine: Literal["local", "ray"] = "local", workers: int | None = None, ray_address: str | None = None,
@@ -92,6 +93,9 @@ def harvest(
         Load the weights in 8 or 4 bits (extra bitsandbytes or torchao). Other numbers than the model's own.
     attention
         As transformers names it; sdpa where the model has it. Each rounds otherwise.
+    backend
+        What runs the model: transformers, or vLLM on one GPU for resid.L (extra vllm, with --device cuda and larger
+        --batch-tokens; untried, see docs/models.md).
     random_weights
         Draw the weights at random (a control).
     trust_remote_code
@@ -120,7 +124,7 @@ def harvest(
             seed=seed, span_policy=span_policy, control_tokens=control_tokens, chat_template=_template(chat_template),
             too_long=too_long, dtype=store_dtype, token_dtype=token_dtype, shard_turns=shard_turns,
             batch_tokens=batch_tokens, packing=packing, device=device, model_dtype=dtype, device_map=device_map,
-            quantization=quantization, attention=attention, random_weights=random_weights,
+            quantization=quantization, attention=attention, backend=backend, random_weights=random_weights,
             trust_remote_code=trust_remote_code, reuse=reuse, engine=engine, workers=workers, ray_address=ray_address,
         )
     )  # fmt: skip

@@ -50,6 +50,8 @@ class _Meaning(Config):
     """Load the weights in 8 or 4 bits, by bitsandbytes or torchao; part of the model's fingerprint as well."""
     attention: Attention | None = None
     """Attention as transformers names it; none: ``sdpa`` where the architecture has it. Each rounds otherwise."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model. vLLM rounds otherwise, and not always alike, so it does not promise the same bytes again."""
     random_weights: bool = False
     """Draw the model's weights at random: the control that tells what the architecture alone gives."""
     seed: int = 0
@@ -89,6 +91,15 @@ class HarvestConfig(_Meaning):
         if len(set(sites)) != len(sites):
             raise ValueError("a site is named twice")
         return sites
+
+    @model_validator(mode="after")
+    def _what_vllm_does(self) -> Self:
+        if self.backend == "vllm":
+            names = ("device_map", "quantization", "attention", "random_weights")
+            given = [name for name in names if getattr(self, name)] + ["engine"] * (self.engine != "local")
+            if given:
+                raise ValueError(f"{', '.join(given)}: not with backend vllm; leave out, or use backend transformers")
+        return self
 
     @model_validator(mode="after")
     def _one_gpu_a_worker(self) -> Self:

@@ -21,8 +21,9 @@ from turnscope.harvest.pieces import write_stats
 from turnscope.harvest.prepare import Shard, cut, prepare
 from turnscope.harvest.reuse import EarlierShards, fingerprint_conversations
 from turnscope.harvest.write import compute, is_finished, write_shard
-from turnscope.models.load import SubjectModel, load_subject
+from turnscope.models.load import load_subject
 from turnscope.models.site import Site
+from turnscope.models.subject import Subject, SubjectModel
 from turnscope.transcripts.conversation import Conversation
 from turnscope.transcripts.spans import TurnRenderer
 from turnscope.transcripts.store import TranscriptStore, open_transcripts
@@ -125,25 +126,16 @@ def run(config: HarvestConfig) -> HarvestResult:
     )
 
 
-def _notices(config: HarvestConfig, subject: SubjectModel, template: TemplateChoice) -> Iterator[str]:
+def _notices(config: HarvestConfig, subject: Subject, template: TemplateChoice) -> Iterator[str]:
     if template.notice:
         yield template.notice
-    if isinstance(config.device_map, str) and subject.device.type == "cpu":
+    if isinstance(subject, SubjectModel) and isinstance(config.device_map, str) and subject.device.type == "cpu":
         yield f"device_map {config.device_map} found no GPU: the model is read on the CPU"
 
 
-def open_subject(config: HarvestConfig) -> tuple[SubjectModel, TurnRenderer]:
+def open_subject(config: HarvestConfig) -> tuple[Subject, TurnRenderer]:
     """The model of a harvest, and what renders conversations for it. Raises ModelError."""
-    subject = load_subject(
-        config.model,
-        dtype=config.model_dtype,
-        device=config.device,
-        device_map=config.device_map,
-        quantization=config.quantization,
-        attn_implementation=config.attention,
-        trust_remote_code=config.trust_remote_code,
-        random_weights=config.random_weights,
-    )
+    subject = _load(config)
     renderer = TurnRenderer(
         subject.tokenizer,
         policy=config.span_policy,
@@ -154,8 +146,31 @@ def open_subject(config: HarvestConfig) -> tuple[SubjectModel, TurnRenderer]:
     return subject, renderer
 
 
+def _load(config: HarvestConfig) -> Subject:
+    if config.backend == "vllm":
+        from turnscope.models.vllm import load_vllm
+
+        return load_vllm(
+            config.model,
+            [Site.parse(text) for text in config.sites],
+            dtype=config.model_dtype,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+    return load_subject(
+        config.model,
+        dtype=config.model_dtype,
+        device=config.device,
+        device_map=config.device_map,
+        quantization=config.quantization,
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+        random_weights=config.random_weights,
+    )
+
+
 def record(
-    config: HarvestConfig, site: Site, subject: SubjectModel, template: TemplateChoice, transcripts: str
+    config: HarvestConfig, site: Site, subject: Subject, template: TemplateChoice, transcripts: str
 ) -> tuple[ActivationsConfig, dict[str, str]]:
     """What the manifest of one site says: settings, and the fingerprints of what it is made from."""
     inputs = {
@@ -184,7 +199,7 @@ class Done:
 
 def _harvest(
     store: TranscriptStore,
-    subject: SubjectModel,
+    subject: Subject,
     renderer: TurnRenderer,
     config: HarvestConfig,
     drafts: Mapping[Site, Draft],
@@ -239,7 +254,7 @@ def _preparation(
     name: str,
     conversations: list[Conversation] | None,
     n_conversations: int,
-    subject: SubjectModel,
+    subject: Subject,
     renderer: TurnRenderer,
     config: HarvestConfig,
 ) -> Callable[[], tuple[Shard | None, int]]:

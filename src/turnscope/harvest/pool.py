@@ -18,8 +18,8 @@ from torch import Tensor
 
 from turnscope.artifacts import ModelError
 from turnscope.harvest.batches import Ints
-from turnscope.models.load import SubjectModel
 from turnscope.models.site import Site
+from turnscope.models.subject import Subject
 
 Floats = NDArray[np.float32]
 Pool = Literal["mean", "max", "last"]
@@ -87,7 +87,7 @@ def reduce_segments(resid_LD: Tensor, flat_P: Tensor, lengths_S: Tensor, pool: P
 
 
 def forward(
-    subject: SubjectModel, batch: Sequence[Row], sites: Sequence[Site], *, packed: bool
+    subject: Subject, batch: Sequence[Row], sites: Sequence[Site], *, packed: bool
 ) -> tuple[dict[Site, Tensor], Ints]:
     """Run one batch: ``resid_LD`` by site, and the place where each sequence begins.
 
@@ -115,7 +115,7 @@ def _flat(places: Sequence[Ints], starts_B: Ints) -> Tensor:
 
 
 def read_batch(
-    subject: SubjectModel,
+    subject: Subject,
     batch: Sequence[Row],
     sites: Sequence[Site],
     *,

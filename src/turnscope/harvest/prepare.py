@@ -15,7 +15,7 @@ import numpy as np
 from turnscope.harvest.batches import Ints, Window, body, plan_windows
 from turnscope.harvest.config import HarvestConfig
 from turnscope.harvest.pool import Row
-from turnscope.models.load import SubjectModel
+from turnscope.models.subject import Subject
 from turnscope.transcripts.conversation import Conversation
 from turnscope.transcripts.spans import Rendered, TurnRenderer, TurnSpan, token_rows
 
@@ -82,7 +82,7 @@ def prepare(
     index: int,
     conversations: Sequence[Conversation],
     renderer: TurnRenderer,
-    subject: SubjectModel,
+    subject: Subject,
     config: HarvestConfig,
 ) -> Shard:
     """Render a shard's conversations and lay out what to run and what to read from it."""
@@ -121,7 +121,7 @@ class _Run:
         return self.first < self.last and not self.windows
 
 
-def _run(rendered: Rendered, subject: SubjectModel, config: HarvestConfig) -> _Run:
+def _run(rendered: Rendered, subject: Subject, config: HarvestConfig) -> _Run:
     first, last = body(rendered.token_ids, subject.prefix, subject.suffix)
     windows: list[Window] = []
     if first < last:
@@ -142,7 +142,7 @@ def _add(
     shard: Shard,
     conversation: Conversation,
     rendered: Rendered,
-    subject: SubjectModel,
+    subject: Subject,
     config: HarvestConfig,
 ) -> None:
     wanted = [(run, span) for run, span in rendered.by_turn() if span.role in config.roles]

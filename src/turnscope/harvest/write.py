@@ -22,8 +22,9 @@ from turnscope.harvest.pieces import write_piece
 from turnscope.harvest.pool import Pool, Pooled, Row, halving, read_batch
 from turnscope.harvest.prepare import Shard
 from turnscope.harvest.shards import TURN_SCHEMA, shard_name, turns_name
-from turnscope.models.load import DTYPES, SubjectModel
+from turnscope.models.load import DTYPES
 from turnscope.models.site import Site
+from turnscope.models.subject import Subject
 
 _BLOCK = 8192  # stored tokens whose norms are taken at a time
 
@@ -57,7 +58,7 @@ class Computed:
 
 def compute(
     shard: Shard,
-    subject: SubjectModel,
+    subject: Subject,
     config: HarvestConfig,
     sites: Sequence[Site],
     *,
@@ -102,7 +103,7 @@ def compute(
 
 def compute_shard(
     shard: Shard,
-    subject: SubjectModel,
+    subject: Subject,
     config: HarvestConfig,
     drafts: Mapping[Site, Draft],
     *,
@@ -117,7 +118,7 @@ def compute_shard(
 def write_shard(
     shard: Shard,
     done: Mapping[Site, Computed],
-    subject: SubjectModel,
+    subject: Subject,
     config: HarvestConfig,
     drafts: Mapping[Site, Draft],
 ) -> None:
@@ -126,7 +127,7 @@ def write_shard(
         _write(shard, computed, subject, config, drafts[site])
 
 
-def _write(shard: Shard, computed: Computed, subject: SubjectModel, config: HarvestConfig, draft: Draft) -> None:
+def _write(shard: Shard, computed: Computed, subject: Subject, config: HarvestConfig, draft: Draft) -> None:
     n_tokens_N = np.asarray([turn.n_tokens for turn in shard.turns], np.int64)
     mean_ND = computed.values_ND
     if config.pool == "mean":
@@ -166,7 +167,7 @@ def _write(shard: Shard, computed: Computed, subject: SubjectModel, config: Harv
     write_piece(draft.path / turns_name(shard.index), {**columns, "norm": norm_N.astype(np.float32)}, facts)
 
 
-def _token_facts(shard: Shard, computed: Computed, subject: SubjectModel) -> dict[str, Any]:
+def _token_facts(shard: Shard, computed: Computed, subject: Subject) -> dict[str, Any]:
     def text_of(token: int) -> str:
         return subject.tokenizer.decode([token])
 

@@ -80,7 +80,7 @@ def load_subject(
         options |= _placement(device, device_map, quantization, DTYPES[dtype], random_weights=random_weights)
     where = None if "device_map" in options else _device(device)
     folder = find_folder(name_or_path, with_code=trust_remote_code, with_weights=not random_weights)
-    with _loading(folder):
+    with loading(folder):
         config = _hf.read_config(folder.path, trust_remote_code=trust_remote_code)
         if getattr(config, "is_encoder_decoder", False):
             raise ModelError(
@@ -100,8 +100,7 @@ def load_subject(
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     first = first_position(model, positions)
     prefix, suffix = _hf.special_tokens(tokenizer) if encoder else ([], [])
-    tokenizer_print = _tokenizer_fingerprint(folder.path, tokenizer)
-    template_print = fingerprint(tokenizer.chat_template or "")
+    whole, tokenizer_print, template_print = fingerprints(folder.path, tokenizer, weights, quantization)
     return SubjectModel(
         name=folder.name,
         model=model,
@@ -113,15 +112,7 @@ def load_subject(
         prefix=tuple(prefix),
         suffix=tuple(suffix),
         device=where or _input_device(model),
-        fingerprint=fingerprint(
-            {
-                "config": _hf.config_facts(folder.path),
-                "weights": weights,
-                "tokenizer": tokenizer_print,
-                "template": template_print,
-                **({"quantization": quantization} if quantization else {}),
-            }
-        ),
+        fingerprint=whole,
         tokenizer_fingerprint=tokenizer_print,
         template_fingerprint=template_print,
     )
@@ -160,7 +151,7 @@ def count_blocks(name_or_path: str, *, trust_remote_code: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def _loading(folder: ModelFolder) -> Generator[None]:
+def loading(folder: ModelFolder) -> Generator[None]:
     """Keep the libraries quiet, and turn what they raise into our errors."""
     try:
         with _hf.quiet():
@@ -258,6 +249,24 @@ def first_position(model: nn.Module, positions: int | None) -> int:
         if isinstance(module, nn.Embedding) and module.num_embeddings == positions and module.padding_idx is not None:
             return module.padding_idx + 1
     return 0
+
+
+def fingerprints(
+    folder: Path, tokenizer: _hf.Tokenizer, weights: Mapping[str, Any], quantization: str | None = None
+) -> tuple[str, str, str]:
+    """What names a model, whatever runs it, and the two parts of it that name its tokenizer and its chat template."""
+    tokenizer_print = _tokenizer_fingerprint(folder, tokenizer)
+    template_print = fingerprint(tokenizer.chat_template or "")
+    whole = fingerprint(
+        {
+            "config": _hf.config_facts(folder),
+            "weights": weights,
+            "tokenizer": tokenizer_print,
+            "template": template_print,
+            **({"quantization": quantization} if quantization else {}),
+        }
+    )
+    return whole, tokenizer_print, template_print
 
 
 def _tokenizer_fingerprint(folder: Path, tokenizer: _hf.Tokenizer) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,36 @@ from turnscope.models.blocks import Blocks, accepted
 from turnscope.models.capture import Tap, capture
 from turnscope.models.site import Site
 from turnscope.models.sublayers import Sublayers, find_sublayers
+
+
+class Subject(Protocol):
+    """What a harvest asks of a model, whatever runs it; see :class:`SubjectModel` for each."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def is_encoder(self) -> bool: ...
+    @property
+    def prefix(self) -> tuple[int, ...]: ...
+    @property
+    def suffix(self) -> tuple[int, ...]: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def tokenizer_fingerprint(self) -> str: ...
+    @property
+    def supports_packing(self) -> bool: ...
+    def check_sites(self, sites: Sequence[Site]) -> None: ...
+    def capture(self, input_ids_BT: Tensor, attention_mask_BT: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]: ...
+    def capture_packed(self, ids_T: Tensor, lengths: Sequence[int], sites: Sequence[Site]) -> dict[Site, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +166,13 @@ class SubjectModel:
         with packing.separate(self.model, lengths):
             return capture(self.model, {site: self._tap(site) for site in sites}, inputs)
 
-    @cached_property
+    @property
     def supports_packing(self) -> bool:
-        """Whether :meth:`capture_packed` gives what each sequence gives alone, found out by running both."""
+        """Whether :meth:`capture_packed` gives what each sequence gives alone, found out by running both, once."""
+        return self._packs
+
+    @cached_property
+    def _packs(self) -> bool:
         top = Site("resid", self.n_blocks - 1)
 
         def alone(ids_T: Tensor) -> Tensor:
