@@ -22,7 +22,7 @@ from turnscope.artifacts import IntegrityError, StorageError, atomic_path
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 64
-_BYTES = {"F32": 4, "F64": 8, "I64": 8, "I32": 4}
+_BYTES = {"F32": 4, "F64": 8, "I64": 8, "I32": 4, "F16": 2, "BF16": 2}
 _NAMES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.int32: "I32"}
 
 
@@ -42,19 +42,30 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.write_bytes(data)
 
 
+def stored_layout(path: Path) -> Layout:
+    """What a file of unknown content says that it holds, from its header alone: names and shapes can be judged first.
+
+    The data is not looked at; `read_weights` with this layout does that. Raises as `read_weights` does.
+    """
+    entries, _, _ = _read_header(path)
+    layout = Layout()
+    for name, entry in entries.items():
+        match entry:
+            case {"dtype": str(dtype), "shape": list(shape)} if dtype in _BYTES and all(_is_size(n) for n in shape):
+                layout[name] = (dtype, tuple(shape))
+            case _:
+                raise _refuse(path, f"tensor {name!r:.42} has no shape, or a dtype that is not for weights")
+    return layout
+
+
 def read_weights(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file that holds exactly `layout`.
 
     Raises IntegrityError naming the file and the tensor, StorageError when the file cannot be read.
     """
+    entries, metadata, data_bytes = _read_header(path)
+    _check_entries(path, entries, data_bytes, layout)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little") if size >= 8 else -1
-            if not 0 < header_bytes <= min(MAX_HEADER_BYTES, size - 8):
-                raise _refuse(path, f"its header claims {header_bytes} bytes (the file has {size}, the limit is 1 MB)")
-            header = file.read(header_bytes)
-        metadata = _check_header(path, header, size - 8 - header_bytes, layout)
         tensors = load(path.read_bytes())
     except OSError as error:
         raise StorageError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
@@ -64,7 +75,17 @@ def read_weights(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[st
     return tensors, metadata
 
 
-def _check_header(path: Path, header: bytes, data_bytes: int, layout: Layout) -> dict[str, str]:
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """(tensor entries, metadata, bytes of data) of a file, none of them checked against each other."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little") if size >= 8 else -1
+            if not 0 < header_bytes <= min(MAX_HEADER_BYTES, size - 8):
+                raise _refuse(path, f"its header claims {header_bytes} bytes (the file has {size}, the limit is 1 MB)")
+            header = file.read(header_bytes)
+    except OSError as error:
+        raise StorageError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
     try:
         entries: Any = json.loads(header)
     except (ValueError, RecursionError) as error:
@@ -74,6 +95,10 @@ def _check_header(path: Path, header: bytes, data_bytes: int, layout: Layout) ->
     metadata: Any = entries.pop("__metadata__", {})
     if len(entries) > MAX_TENSORS:
         raise _refuse(path, f"it names {len(entries)} tensors (the limit is {MAX_TENSORS})")
+    return entries, metadata if isinstance(metadata, dict) else {}, size - 8 - header_bytes
+
+
+def _check_entries(path: Path, entries: dict[str, Any], data_bytes: int, layout: Layout) -> None:
     missing, extra = sorted(layout.keys() - entries.keys()), sorted(entries.keys() - layout.keys())
     if missing or extra:
         strange = [name[:40] for name in extra] or "none"
@@ -98,7 +123,10 @@ def _check_header(path: Path, header: bytes, data_bytes: int, layout: Layout) ->
         position = end
     if position != data_bytes:
         raise _refuse(path, f"its tensors take {position} bytes, but the file holds {data_bytes}")
-    return metadata if isinstance(metadata, dict) else {}
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _refuse(path: Path, reason: str) -> IntegrityError:
