@@ -65,9 +65,8 @@ def detect(path: Path) -> str:
         if path.name in _BY_FILE or path.name == CONFIG_NAME:
             return detect(path.parent)
         raise _unknown(path)
-    for name, files in _SIGNS:
-        if all((path / file).is_file() for file in files):
-            return name
+    if name := _signed(path):
+        return name
     raise _unknown(path)
 
 
@@ -90,17 +89,17 @@ def export(sae: SparseAutoencoder, name: str, folder: Path) -> tuple[Path, ...]:
     return EXPORTS[name](sae, folder)
 
 
+def _signed(folder: Path) -> str | None:
+    return next((name for name, files in _SIGNS if all((folder / file).is_file() for file in files)), None)
+
+
 def _unknown(path: Path) -> ConfigError:
     if path.is_dir():
-        inside = sorted({file.parent for sign in _SIGNS for file in path.glob(f"*/{sign[1][-1]}")})
-        inside += sorted(file for file in path.glob("*.sae.pt"))
+        inside = [entry for entry in sorted(path.iterdir()) if qwen_scope.NAME.fullmatch(entry.name) or _signed(entry)]
         if inside:
-            names = ", ".join(each.name for each in inside[:_SHOWN])
-            return ConfigError(
-                f"this folder holds {len(inside)} dictionaries ({names}{', ...' if len(inside) > _SHOWN else ''})",
-                where=str(path),
-                fix="name one of them",
-            )
+            names = ", ".join(entry.name for entry in inside[:_SHOWN]) + (", ..." if len(inside) > _SHOWN else "")
+            what = f"this folder holds {len(inside)} {'dictionary' if len(inside) == 1 else 'dictionaries'} ({names})"
+            return ConfigError(what, where=str(path), fix="name one of them")
     return ConfigError(
         "no dictionary of a known format is here",
         where=str(path),
