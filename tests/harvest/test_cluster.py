@@ -95,7 +95,8 @@ def test_two_workers_give_the_bytes_of_one_process(
     assert support.hashes(tmp_path / "out") == local
     assert "resid.1/manifest.json" in local
     assert result.shards_computed == finished(tmp_path / "out") > 20
-    assert 0 < result.padding < 1
+    assert result.tokens > 0
+    assert result.padding == 0, "workers pack"
     assert not list((tmp_path / "out").rglob(".work"))
 
 
@@ -158,6 +159,39 @@ def test_a_killed_driver_is_resumed_by_one_process(
     result = on_cluster(transcripts, model, out, engine="local")
     assert support.hashes(out) == local
     assert result.shards_found >= found
+
+
+LISTENERS = """
+import json, psutil
+from turnscope.harvest import cluster
+with cluster._cluster(None) as ray:
+    actor = ray.remote(type("Actor", (), {"answer": lambda self: 1})).remote()
+    ray.get(actor.answer.remote())
+    places = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        for socket in process.net_connections("inet"):
+            if socket.status == "LISTEN":
+                places.setdefault(process.name(), []).append(socket.laddr.ip)
+    print(json.dumps(places))
+"""
+
+
+@needs_ray
+@pytest.mark.cluster
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at the sockets of Linux")
+@pytest.mark.parametrize(
+    "stray", [{}, {"RAY_ADDRESS": "192.0.2.1:6379"}], ids=["plain", "another cluster's address set"]
+)
+def test_a_cluster_of_our_own_listens_on_this_machine_alone(stray: dict[str, str]) -> None:
+    pytest.importorskip("psutil")
+    ran = subprocess.run(
+        [sys.executable, "-c", LISTENERS], env={**os.environ, **stray}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    places = json.loads(ran.stdout.splitlines()[-1])
+    assert {"gcs_server", "raylet"} <= places.keys(), "its servers were not looked at"
+    heard = {ip.removeprefix("::ffff:") for ips in places.values() for ip in ips}
+    assert heard <= {"127.0.0.1", "::1"}, places
 
 
 @needs_ray

@@ -253,11 +253,14 @@ _FIELDS = ("index", "start", "stop", "conversations")  # of Task, as columns
 @contextmanager
 def _cluster(address: str | None) -> Generator[Any]:
     """The module ``ray``, connected: to the cluster of this process if it has one, else to ``address``, else to one
-    that is started on this machine and ended afterwards.
+    that is started on this machine, for this machine alone, and ended afterwards.
     """
     if find_spec("ray") is None:
         raise DependencyError("--engine ray needs the package ray", fix='pip install "turnscope[cluster]"')
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray reports what it runs on to its makers
+    if address is None:
+        # What Ray does on macOS and Windows: listen on 127.0.0.1 alone. It looks at this once, when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray, _ = import_module("ray"), import_module("ray.data")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -268,7 +271,7 @@ def _cluster(address: str | None) -> Generator[Any]:
         return
     where: dict[str, Any] = {"address": address}
     if address is None:
-        where = {"object_store_memory": _STORE_BYTES}
+        where = {"address": "local", "object_store_memory": _STORE_BYTES}
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **where)
     except (ConnectionError, RuntimeError, ValueError) as error:
