@@ -89,8 +89,8 @@ def half_silent(auxk_coefficient: float, dead_after: int) -> tuple[Trainer, list
     resolved, x_ND = resolve_defaults(config, 10_000, D), torch.from_numpy(DATA.x_ND[:10_000])
     statistics = measure(x_ND)
     weights = initial_weights(x_ND, statistics, F, 0.8, seed=0)
-    weights.w_enc_FD[F // 2 :] *= 0.02
-    trainer, auxk = Trainer.fresh(resolved, weights, statistics), list[float]()
+    weights["w_enc_FD"][F // 2 :] *= 0.02
+    trainer, auxk = Trainer.fresh(resolved, weights, statistics, x_ND), list[float]()
     for _, batch_BD in zip(range(400), ArraySource(DATA.x_ND[:10_000], 256).batches(), strict=False):
         trainer.train_on(batch_BD)
         auxk.append(trainer.log_line()["auxk"])

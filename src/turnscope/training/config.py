@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from turnscope.artifacts import Config
+from turnscope.sae.config import Architecture
 
 
 class _Shared(Config):
@@ -19,7 +20,17 @@ class _Shared(Config):
     """
 
     unit: Literal["turn", "token"] = "turn"
-    architecture: Literal["batchtopk", "topk"] = "batchtopk"
+    architecture: Architecture = "batchtopk"
+    prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+    """Of matryoshka: shares of the features that must rebuild the input by themselves, beside all of them."""
+    sparsity: float | None = Field(default=None, gt=0)
+    """Of relu, jumprelu and gated: weight of the penalty. None: steered until k features are active on average."""
+    sparsity_warmup: float = Field(default=0.05, ge=0, le=1)
+    """Share of the run over which a given `sparsity` rises."""
+    bandwidth: float = Field(default=1e-3, gt=0)
+    """Of jumprelu: width of the window around a threshold in which it gets gradient, in units of sqrt(D)."""
+    encoder_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the encoder product in training. In bfloat16 it only shortlists; what it lists is computed again."""
     warmup_share: float = Field(default=0.05, ge=0, le=1)
     decay_share: float = Field(default=0.2, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
@@ -36,6 +47,8 @@ class _Shared(Config):
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
+        if not all(0 < share < 1 for share in self.prefixes):
+            raise ValueError("prefixes are shares of the features, between 0 and 1")
         if self.warmup_share + self.decay_share > 1:
             raise ValueError("warmup_share and decay_share together exceed the whole run")
         return self

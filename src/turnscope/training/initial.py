@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from turnscope.artifacts import DataError
-from turnscope.training.losses import Weights
+from turnscope.training.step import Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def measure(x_ND: Tensor) -> Statistics:
     return Statistics(mean_D, scale, spread * scale * scale)
 
 
-def initial_weights(x_ND: Tensor, statistics: Statistics, n_features: int, data_share: float, seed: int) -> Weights:
+def initial_weights(x_ND: Tensor, statistics: Statistics, n_features: int, data_share: float, seed: int) -> Tensors:
     """Decoder rows that already point where data lie; encoder equal to decoder; biases 0; b_dec the mean.
 
     A direction is p * (a centred data point) + (1 - p) * (a random direction), both of unit norm, normalised: METHODS
@@ -66,7 +66,12 @@ def initial_weights(x_ND: Tensor, statistics: Statistics, n_features: int, data_
     random_FD = torch.randn(n_features, d_model, generator=generator)
     w_dec_FD = _unit(data_share * _unit(centred_FD) + (1 - data_share) * _unit(random_FD))
     b_dec_D = (statistics.mean_D * statistics.scale).float()
-    return Weights(w_dec_FD.clone(), torch.zeros(n_features), w_dec_FD, b_dec_D)
+    return {
+        "w_enc_FD": w_dec_FD.clone(),
+        "b_enc_F": torch.zeros(n_features),
+        "w_dec_FD": w_dec_FD,
+        "b_dec_D": b_dec_D,
+    }
 
 
 def _unit(rows_FD: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def _start(config: ResolvedConfig, source: ActivationSource, draft: Draft) -> tu
     sample_ND = take(source, _STATISTICS_ROWS)
     statistics = measure(sample_ND)
     weights = initial_weights(sample_ND, statistics, config.n_features, config.init_data_share, config.seed)
-    return Trainer.fresh(config, weights, statistics), _Log(draft.work / METRICS_NAME, 0)
+    return Trainer.fresh(config, weights, statistics, sample_ND), _Log(draft.work / METRICS_NAME, 0)
 
 
 def _fit(
@@ -202,18 +202,17 @@ def _finish(
     trainer: Trainer, log: _Log, held_ND: Tensor, sae_config: SAEConfig, draft: Draft, notes: tuple[str, ...]
 ) -> TrainResult:
     """Set the threshold on one half of the held rows, measure on the other, write and commit."""
-    running = trainer.threshold or 0.0
-    threshold = 0.0
-    if sae_config.architecture == "batchtopk":
-        threshold = fit_threshold(trainer.to_sae(sae_config), held_ND[0::2])
-    sae = trainer.to_sae(sae_config, threshold)
+    sae = trainer.to_sae(sae_config)
+    running = float(sae.threshold_F.mean())
+    if sae_config.architecture in ("batchtopk", "matryoshka"):
+        sae.threshold_F.fill_(fit_threshold(sae, held_ND[0::2]))
     held: HeldMetrics = evaluate(sae, held_ND[1::2])
     dead = int(trainer.dead_F.sum())
     final = {
         "final": True,
         "step": trainer.step,
         "samples": trainer.samples,
-        "threshold": threshold,
+        "threshold": float(sae.threshold_F.mean()),
         "running_threshold": running,
         "dead": dead,
         **held.summary(),

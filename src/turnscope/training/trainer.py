@@ -21,17 +21,12 @@ from torch import Tensor
 
 from turnscope.artifacts import DataError
 from turnscope.sae import SAEConfig, SparseAutoencoder
-from turnscope.sae.activations import batch_top_k, top_k
-from turnscope.sae.codes import SparseCodes
 from turnscope.sae.weights import Layout
+from turnscope.training.architectures import make
 from turnscope.training.config import ResolvedConfig
 from turnscope.training.defaults import learning_rate
 from turnscope.training.initial import Statistics
-from turnscope.training.losses import Weights, clip_, loss_and_gradients, remove_parallel
-
-_NAMES = ("w_enc_FD", "b_enc_F", "w_dec_FD", "b_dec_D")
-# The next batch's candidates are looked for from a little under this batch's cut: it seldom falls by more in one step.
-_HINT_SHARE = 0.9
+from turnscope.training.step import Architecture, Step, Tensors, clip_, remove_parallel
 
 
 class Trainer:
@@ -44,21 +39,22 @@ class Trainer:
         variance: error per row of the best constant predictor, in scaled units.
     """
 
-    def __init__(self, config: ResolvedConfig, weights: Weights, scale: float, variance: float) -> None:
+    def __init__(self, config: ResolvedConfig, weights: Tensors, scale: float, variance: float) -> None:
         self.config, self.weights, self.scale, self.variance = config, weights, scale, variance
+        self.architecture: Architecture = make(config, variance)
         self.step = 0
         self.samples = 0
-        self.threshold: float | None = None
         self.silent_for_F = torch.zeros(config.n_features, dtype=torch.int64)
         """Samples since each feature last fired."""
-        self._hint = 0.0  # speeds up the search for the largest; changes nothing in its result, so it is not saved
         self._window = _Window()
-        self._adam = torch.optim.Adam(weights.all(), lr=config.lr, betas=(0.9, 0.999), fused=True)
+        self._adam = torch.optim.Adam(weights.values(), lr=config.lr, betas=(0.9, 0.999), fused=True)
 
     @staticmethod
-    def fresh(config: ResolvedConfig, weights: Weights, statistics: Statistics) -> Trainer:
-        """A trainer before its first step."""
-        return Trainer(config, weights, statistics.scale, statistics.variance)
+    def fresh(config: ResolvedConfig, weights: Tensors, statistics: Statistics, sample_ND: Tensor) -> Trainer:
+        """A trainer before its first step, from the usual four parameters and a sample of raw rows."""
+        c_ND = sample_ND * statistics.scale - weights["b_dec_D"]
+        started = make(config, statistics.variance).start(weights, c_ND)
+        return Trainer(config, started, statistics.scale, statistics.variance)
 
     @property
     def dead_F(self) -> Tensor:
@@ -68,36 +64,30 @@ class Trainer:
     @torch.no_grad()
     def train_on(self, raw_BD: NDArray[np.float32]) -> None:
         """One step. Raises DataError, with weights as they were, when the batch or its loss is not finite."""
-        config = self.config
         # Scaling copies the rows into memory that torch aligned; the product's last bits may depend on alignment.
         x_BD = torch.as_tensor(raw_BD, dtype=torch.float32) * self.scale
-        c_BD = x_BD - self.weights.b_dec_D
-        codes = self._select(c_BD)
-        losses = loss_and_gradients(
-            self.weights,
-            x_BD,
-            c_BD,
-            codes,
-            variance=self.variance,
-            dead_A=self.dead_F.nonzero().squeeze(1),
-            auxk_k=config.auxk_k,
-            auxk_coefficient=config.auxk_coefficient,
-        )
-        if not math.isfinite(losses.total):
+        dead_A = self.dead_F.nonzero().squeeze(1)
+        made = self.architecture.step(self.weights, x_BD, dead_A, self.step / self.config.n_steps)
+        if not math.isfinite(made.total):
             raise self._not_finite(raw_BD)
-        gradients = losses.gradients
-        remove_parallel(gradients.w_dec_FD, self.weights.w_dec_FD)
-        clip_(gradients, config.clip_norm)
-        for parameter, gradient in zip(self.weights.all(), gradients.all(), strict=True):
-            parameter.grad = gradient
-        for group in self._adam.param_groups:
-            group["lr"] = learning_rate(config, self.step)
-        self._adam.step()
-        w_dec_FD = self.weights.w_dec_FD
-        w_dec_FD.div_(w_dec_FD.norm(dim=1, keepdim=True).clamp_min_(1e-12))
+        self._update(made.gradients)
+        self._after(made)
 
-        self._after(codes, x_BD.shape[0])
-        self._window.add(x_BD, codes.n_entries, losses.squared_error, losses.auxiliary, losses.total)
+    def _update(self, gradients: Tensors) -> None:
+        """One step of Adam, with decoder rows kept at norm 1 where the architecture wants that."""
+        w_dec_FD, unit_norm = self.weights["w_dec_FD"], self.architecture.unit_norm
+        if unit_norm:
+            remove_parallel(gradients["w_dec_FD"], w_dec_FD)
+        clip_(gradients, self.config.clip_norm)
+        for name, parameter in self.weights.items():
+            parameter.grad = gradients[name]
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self._adam.step()
+        for parameter in self.weights.values():
+            parameter.grad = None  # the next batch's gradients need the room
+        if unit_norm:
+            w_dec_FD.div_(w_dec_FD.norm(dim=1, keepdim=True).clamp_min_(1e-12))
 
     def log_line(self) -> dict[str, Any]:
         """Figures of the batches since the last call. Errors are on training rows, before each step's update."""
@@ -113,24 +103,24 @@ class Trainer:
             "auxk": window.auxiliary / max(1, window.batches),
             "l0": window.entries / rows,
             "dead": int(self.dead_F.sum()),
-            "threshold": self.threshold or 0.0,
+            **{name: value / max(1, window.batches) for name, value in window.figures.items()},
         }
 
-    def to_sae(self, config: SAEConfig, threshold: float | None = None) -> SparseAutoencoder:
-        """The dictionary as it stands (a copy), with the running threshold unless another is given."""
-        sae = SparseAutoencoder(config)
-        sae.w_enc_DF.copy_(self.weights.w_enc_FD.t())
-        sae.b_enc_F.copy_(self.weights.b_enc_F)
-        sae.w_dec_FD.copy_(self.weights.w_dec_FD)
-        sae.b_dec_D.copy_(self.weights.b_dec_D)
+    def to_sae(self, config: SAEConfig) -> SparseAutoencoder:
+        """The dictionary as it stands (a copy)."""
+        folded, sae = self.architecture.folded(self.weights), SparseAutoencoder(config)
+        sae.w_enc_DF.copy_(folded["w_enc_FD"].t())
+        sae.b_enc_F.copy_(folded["b_enc_F"])
+        sae.w_dec_FD.copy_(folded["w_dec_FD"])
+        sae.b_dec_D.copy_(folded["b_dec_D"])
         sae.scale.fill_(self.scale)
-        sae.threshold_F.fill_((self.threshold or 0.0) if threshold is None else threshold)
+        sae.threshold_F.copy_(folded["threshold_F"])
         return sae
 
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, plain values) from which `restore` goes on. Adam's moments are zeros before the first step."""
         tensors: dict[str, Tensor] = {"silent_for_F": self.silent_for_F}
-        for name, parameter in zip(_NAMES, self.weights.all(), strict=True):
+        for name, parameter in self.weights.items():
             moments = self._adam.state.get(parameter, {})
             tensors[name] = parameter
             tensors[f"{name}.m"] = moments.get("exp_avg", torch.zeros_like(parameter))
@@ -138,7 +128,7 @@ class Trainer:
         values = {
             "step": self.step,
             "samples": self.samples,
-            "threshold": self.threshold,
+            "architecture": self.architecture.state(),
             "scale": self.scale,
             "variance": self.variance,
             "window": vars(self._window),
@@ -148,9 +138,8 @@ class Trainer:
     @staticmethod
     def layout(config: ResolvedConfig, d_model: int) -> Layout:
         """What a checkpoint of these settings must hold."""
-        f, d = config.n_features, d_model
-        shapes = {"w_enc_FD": (f, d), "b_enc_F": (f,), "w_dec_FD": (f, d), "b_dec_D": (d,)}
-        layout = Layout({"silent_for_F": ("I64", (f,))})
+        shapes = make(config, 1.0).shapes(d_model)
+        layout = Layout({"silent_for_F": ("I64", (config.n_features,))})
         for name, shape in shapes.items():
             layout.update(dict.fromkeys((name, f"{name}.m", f"{name}.v"), ("F32", shape)))
         return layout
@@ -158,14 +147,15 @@ class Trainer:
     @staticmethod
     def restore(config: ResolvedConfig, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Trainer:
         """The trainer that `checkpoint` was called on."""
-        weights = Weights(*(tensors[name].clone() for name in _NAMES))
+        names = make(config, 1.0).shapes(tensors["b_dec_D"].numel())
+        weights = {name: tensors[name].clone() for name in names}
         trainer = Trainer(config, weights, values["scale"], values["variance"])
         trainer.step, trainer.samples = values["step"], values["samples"]
-        trainer.threshold = values["threshold"]
+        trainer.architecture.restore(values["architecture"])
         trainer._window = _Window(**values["window"])
         trainer.silent_for_F = tensors["silent_for_F"].clone()
         if trainer.step:
-            for name, parameter in zip(_NAMES, weights.all(), strict=True):
+            for name, parameter in weights.items():
                 trainer._adam.state[parameter] = {
                     "step": torch.tensor(float(trainer.step)),
                     "exp_avg": tensors[f"{name}.m"].clone(),
@@ -173,22 +163,12 @@ class Trainer:
                 }
         return trainer
 
-    def _select(self, c_BD: Tensor) -> SparseCodes:
-        w_enc_DF, b_enc_F, k = self.weights.w_enc_FD.t(), self.weights.b_enc_F, self.config.k
-        if self.config.architecture == "topk":
-            return top_k(c_BD, w_enc_DF, b_enc_F, k)
-        return batch_top_k(c_BD, w_enc_DF, b_enc_F, k, self._hint)
-
-    def _after(self, codes: SparseCodes, n_rows: int) -> None:
+    def _after(self, made: Step) -> None:
         self.step += 1
-        self.samples += n_rows
-        self.silent_for_F.add_(n_rows)
-        self.silent_for_F[codes.indices_E.long()] = 0
-        if codes.n_entries:
-            smallest = float(codes.values_E.min())
-            beta = self.config.threshold_beta
-            self.threshold = smallest if self.threshold is None else beta * self.threshold + (1 - beta) * smallest
-            self._hint = _HINT_SHARE * smallest
+        self.samples += made.n_rows
+        self.silent_for_F.add_(made.n_rows)
+        self.silent_for_F[made.fired_E] = 0
+        self._window.add(made)
 
     def _not_finite(self, raw_BD: NDArray[np.float32]) -> DataError:
         bad = int((~np.isfinite(raw_BD).all(axis=1)).sum())
@@ -209,23 +189,20 @@ class _Window:
     """Sums since the last line of the log."""
 
     def __init__(
-        self,
-        batches: int = 0,
-        rows: int = 0,
-        entries: int = 0,
-        squared_error: float = 0.0,
-        power: float = 0.0,
-        auxiliary: float = 0.0,
-        loss: float = 0.0,
-    ) -> None:
+        self, batches: int = 0, rows: int = 0, entries: int = 0, squared_error: float = 0.0, power: float = 0.0,
+        auxiliary: float = 0.0, loss: float = 0.0, figures: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         self.batches, self.rows, self.entries = batches, rows, entries
         self.squared_error, self.power, self.auxiliary, self.loss = squared_error, power, auxiliary, loss
+        self.figures = dict(figures or {})
 
-    def add(self, x_BD: Tensor, entries: int, squared_error: float, auxiliary: float, loss: float) -> None:
+    def add(self, made: Step) -> None:
         self.batches += 1
-        self.rows += x_BD.shape[0]
-        self.entries += entries
-        self.squared_error += squared_error
-        self.power += float(x_BD.square().sum())
-        self.auxiliary += auxiliary
-        self.loss += loss
+        self.rows += made.n_rows
+        self.entries += made.fired_E.numel()
+        self.squared_error += made.squared_error
+        self.power += made.power
+        self.auxiliary += made.auxiliary
+        self.loss += made.total
+        for name, value in made.figures.items():
+            self.figures[name] = self.figures.get(name, 0.0) + value
