@@ -86,3 +86,10 @@ def test_other_transcripts_are_refused(world: support.World, tmp_path: Path) -> 
     import_conversations(support.conversations(5, 0), tmp_path / "few", ImportConfig(out=tmp_path / "few"))
     with pytest.raises(DataError, match="stored turns are not in these transcripts"):
         read_turns(open_transcripts(tmp_path / "few"), open_activations(world.activations[support.SITE]))
+
+
+def test_labels_that_name_nothing_are_passed_over() -> None:
+    odd = [{"x": [{"score": 1}, ["a"], "a", "a", 1, True]}, {"x": {"deep": ["a"]}}, {"x": [{"score": 1}]}, {"x": "a"}]
+    assert [(t.value, t.name) for t in find_traits(table(odd), 1)] == [("a", "x:a"), (True, "x")]
+    eligible, positive = trait_labels(table(odd), Trait(name="t", family="f", key="x", value="a"))
+    assert (eligible.tolist(), positive.tolist()) == ([True] * 4, [True, False, False, True])

@@ -102,6 +102,6 @@ def find_traits(turns: TurnTable, least: int) -> tuple[Trait, ...]:
 def _values(turns: TurnTable) -> Iterator[tuple[str, bool | str]]:
     for row in turns.rows("eval"):
         for key, value in turns.labels[row].items():
-            for item in dict.fromkeys(value) if isinstance(value, list) else (value,):
-                if isinstance(item, str) or item is True:
-                    yield key, item
+            items: list[Any] = value if isinstance(value, list) else [value]
+            for item in dict.fromkeys(item for item in items if isinstance(item, str) or item is True):
+                yield key, item

@@ -27,7 +27,9 @@ class Verifier:
         if self._unknown is None or self._unknown not in token_ids:
             # A WordPiece decoder leaves the mark of a continued word only where the tokens start with one.
             said = self._canonical(decoded.removeprefix("##"))
-            return all(self._canonical(text) in said for text in texts)
+            wanted = [self._canonical(text) for text in texts]
+            # A text of which the normaliser leaves nothing is said by any tokens, and so proved by none.
+            return all(text and text in said for text in wanted)
         whole = self._canonical("".join(texts))
         at = 0
         for fragment in self._known_fragments(token_ids):
