@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from turnscope.artifacts import ConfigError, DataError, IntegrityError, StorageError, write_json
 from turnscope.sae.activations import above, top_k
 from turnscope.sae.codes import SparseCodes
-from turnscope.sae.config import SAEConfig
+from turnscope.sae.config import SAEConfig, Unit
 from turnscope.sae.sparse_ops import weighted_row_sum
+from turnscope.sae.units import warn_of_other_rows
 from turnscope.sae.weights import Layout, read_weights, write_weights
 
 SCHEMA_VERSION = 2
@@ -67,13 +68,15 @@ class SparseAutoencoder(nn.Module):
         self.register_buffer("threshold_F", torch.zeros(f))
         self.register_buffer("scale", torch.ones(()))
 
-    def encode(self, x_ND: Tensor | np.ndarray) -> SparseCodes:
-        """Codes of raw activations (N, D), any float dtype.
+    def encode(self, x_ND: Tensor | np.ndarray, *, rows: Unit | None = None) -> SparseCodes:
+        """Codes of raw activations (N, D), any float dtype. Told what they are, it warns once when it reads others.
 
         Rows go through in blocks, so memory is that of the inputs and the active entries, never N x F. Raises
         ConfigError when the width is not D, DataError naming the first row that is not finite.
         """
         x_ND = self._raw(x_ND)
+        if rows is not None:
+            warn_of_other_rows(self.config, rows)
         floor_F, parts = self.threshold_F.clamp_min(0), list[SparseCodes]()
         for start in range(0, max(1, x_ND.shape[0]), _ENCODE_ROWS):
             rows_ND = x_ND[start : start + _ENCODE_ROWS].to(self.w_enc_DF)
@@ -121,6 +124,23 @@ class SparseAutoencoder(nn.Module):
             raise IntegrityError("the input scale is not positive", where=str(folder / WEIGHTS_NAME))
         sae.load_state_dict(tensors)
         return sae
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, revision: str | None = None, subfolder: str = ""
+    ) -> str:
+        """Write it to the Hugging Face hub with a model card; the commit's address. The token is that of HF_TOKEN."""
+        from turnscope.sae.hub import push
+
+        return push(self, repo_id, private=private, revision=revision, subfolder=subfolder)
+
+    @staticmethod
+    def from_pretrained(name: str | Path, *, revision: str | None = None, subfolder: str = "") -> SparseAutoencoder:
+        """A dictionary by its folder, or by ORG/NAME on the Hugging Face hub."""
+        if (folder := Path(name) / subfolder).is_dir():
+            return SparseAutoencoder.load(folder)
+        from turnscope.sae.hub import fetch
+
+        return SparseAutoencoder.load(fetch(str(name), revision=revision, subfolder=subfolder))
 
     def _raw(self, x_ND: Tensor | np.ndarray) -> Tensor:
         tensor = torch.as_tensor(x_ND)

@@ -7,11 +7,8 @@ from typing import Any
 from turnscope.artifacts import ConfigError, IntegrityError
 from turnscope.sae.config import SAEConfig
 from turnscope.sae.formats._source import Fields
+from turnscope.sae.units import TURN_WORDS
 
-TURN_WORDS = (
-    "Trained on turn means: the average of the residual stream over the tokens of one turn of a conversation. "
-    "Its codes of single tokens are not what its features were learned for."
-)
 _SHAPE = ("d_model", "n_features")
 
 

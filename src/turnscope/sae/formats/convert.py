@@ -8,12 +8,12 @@ from pathlib import Path
 
 from turnscope.artifacts import Artifact, ConfigError, begin, file_sha256, sole_writer
 from turnscope.sae.config import SAEConfig
-from turnscope.sae.formats._facts import TURN_WORDS
 from turnscope.sae.formats._fold import decoder_norms, with_unit_decoder
 from turnscope.sae.formats._source import Foreign, Hints
 from turnscope.sae.formats.config import ConvertConfig
 from turnscope.sae.formats.registry import export, read
 from turnscope.sae.sparse_autoencoder import SparseAutoencoder
+from turnscope.sae.units import TURN_WORDS
 
 _SITE = re.compile(r"(embed|(resid|attn|mlp)\.\d+)?")
 
