@@ -136,8 +136,8 @@ class SparseAutoencoder(nn.Module):
     @staticmethod
     def from_pretrained(name: str | Path, *, revision: str | None = None, subfolder: str = "") -> SparseAutoencoder:
         """A dictionary by its folder, or by ORG/NAME on the Hugging Face hub."""
-        if (folder := Path(name) / subfolder).is_dir():
-            return SparseAutoencoder.load(folder)
+        if Path(name).is_dir():
+            return SparseAutoencoder.load(Path(name) / subfolder)
         from turnscope.sae.hub import fetch
 
         return SparseAutoencoder.load(fetch(str(name), revision=revision, subfolder=subfolder))

@@ -20,7 +20,7 @@ CASES = [path.relative_to(GOLDEN).with_suffix("").as_posix() for path in sorted(
 
 
 def test_the_cases_are_there() -> None:
-    there = "batchtopk/saelens jumprelu/saelens relu/saelens topk/saelens topk/sparsify".split()
+    there = ["batchtopk/saelens", "jumprelu/saelens", "relu/saelens", "topk/saelens", "topk/sparsify"]
     assert there == CASES
 
 

@@ -93,8 +93,9 @@ def _architecture(config: Fields) -> str:
 
 
 def _input_scale(config: Fields, folder: Path, hints: Hints) -> tuple[float, tuple[str, ...]]:
-    value = config.get("normalize_activations")
-    name = {None: "none", False: "none", True: "expected_average_only_in"}.get(value, value)  # flags before version 6
+    name = config.get("normalize_activations")
+    if name is None or isinstance(name, bool):  # before version 6
+        name = "expected_average_only_in" if name else "none"
     if name == "none":
         return 1.0, ()
     if name != "expected_average_only_in":
