@@ -38,11 +38,11 @@ def make_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_model(folder: Path, *, template: str | None = TEMPLATE) -> Path:
+def make_model(folder: Path, *, template: str | None = TEMPLATE, width: int = 16) -> Path:
     """A random Llama of three blocks with that tokenizer."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, vocab_size=263,
+        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3, num_attention_heads=2, vocab_size=263,
         max_position_embeddings=CONTEXT, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)

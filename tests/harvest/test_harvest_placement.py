@@ -99,3 +99,19 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_loaded(tmp_path: Path)
     ]:
         with pytest.raises(ConfigError, match=match):
             support.config(tmp_path, nowhere, **settings)
+
+
+@pytest.mark.parametrize("quantization", ["bnb-8bit", "bnb-4bit", "torchao-int8"])
+def test_quantised_weights_are_harvested_and_recorded(tmp_path: Path, quantization: str) -> None:
+    for package in ("accelerate", "torchao" if quantization.startswith("torchao") else "bitsandbytes"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    model = support.make_model(tmp_path / "model", width=64)  # as narrow as 4 bits go on a CPU
+    harvest_in(tmp_path / "plain", model)
+    harvest_in(tmp_path / "small", model, quantization=quantization)
+    plain, small = (open_activations(tmp_path / name / "out" / "resid.1") for name in ("plain", "small"))
+    error = np.linalg.norm(small.mean_ND() - plain.mean_ND()) / np.linalg.norm(plain.mean_ND())
+    assert 0 < error < 0.3
+    assert recorded(tmp_path / "small")["quantization"] == quantization
+    assert small.artifact.manifest.inputs["model"] != plain.artifact.manifest.inputs["model"]
+    with pytest.raises(IntegrityError, match="quantization"):
+        harvest_in(tmp_path / "small", model)
