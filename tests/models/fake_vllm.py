@@ -45,6 +45,10 @@ class RequestOutput:
     kv_transfer_params: dict[str, Any] | None
 
 
+class EngineDeadError(Exception):
+    """What vLLM raises when the process of its engine is gone."""
+
+
 class LLM:
     """Refuses what vLLM refuses, and what would spoil a harvest without a word."""
 
@@ -74,6 +78,8 @@ class LLM:
         self, prompts: list[dict[str, list[int]]], params: SamplingParams, *, use_tqdm: bool
     ) -> list[RequestOutput]:
         assert (params.max_tokens, params.detokenize, use_tqdm) == (1, False, False)
+        if LLM.fault == "died":
+            raise EngineDeadError("EngineCore encountered an issue.")
         outputs: dict[int, RequestOutput] = {}
         for number in sorted(range(len(prompts)), key=lambda i: -i):  # requests finish in any order
             ids = prompts[number]["prompt_token_ids"]

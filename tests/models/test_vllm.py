@@ -63,14 +63,12 @@ def test_it_names_the_model_as_the_other_path_does(folder: Path, monkeypatch: py
     assert other.capture_packed(whole_T, [other.context], SITES[:1])[SITES[0]].shape[1] == other.context
 
 
-@pytest.mark.parametrize("fault", ["cut", "order", "no path"])
-def test_states_that_do_not_fit_their_prompt_are_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
+@pytest.mark.parametrize("fault", ["cut", "order", "no path", "died"])
+def test_what_does_not_fit_its_prompt_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     engine = fake_vllm.install(monkeypatch)
     subject = load(folder)
     monkeypatch.setattr(engine, "fault", fault)
-    with pytest.raises(ModelError, match=r"other tokens|no hidden states"):
+    with pytest.raises(ModelError, match=r"other tokens|no hidden states|vLLM stopped"):
         subject.capture_packed(IDS_T, LENGTHS, SITES)
 
 

@@ -89,12 +89,17 @@ class VLLMSubject:
     def _read(self, prompts: Sequence[list[int]], sites: Sequence[Site]) -> dict[Site, list[Tensor]]:
         """``state_nD`` of every prompt, in order, by site.
 
-        Raises ModelError where vLLM gives states of other tokens than it was given, or not of all.
+        Raises ModelError where vLLM stops, or gives states of other tokens than it was given, or not of all.
         """
         self.check_sites(sites)
         vllm = importlib.import_module("vllm")
         asked = vllm.SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
-        outputs = self._engine.generate([{"prompt_token_ids": ids} for ids in prompts], asked, use_tqdm=False)
+        try:
+            outputs = self._engine.generate([{"prompt_token_ids": ids} for ids in prompts], asked, use_tqdm=False)
+        except Exception as error:  # of whatever class: the engine's process may have died
+            raise ModelError(
+                f"vLLM stopped: {_hf.first_line(error)}", where=self.name, fix="run the same command again"
+            ) from error
         read: dict[Site, list[Tensor]] = {site: [] for site in sites}
         for ids, output in zip(prompts, outputs, strict=True):
             state_nKD = self._load(ids, output)
@@ -212,7 +217,7 @@ def _start(model: Path, sites: Sequence[Site], states: Path, context: int, dtype
         raise DependencyError(
             f"this vLLM does not give hidden states: {_hf.first_line(error)}", fix='pip install "turnscope[vllm]"'
         ) from error
-    except (ValueError, RuntimeError, OSError, TypeError, AssertionError) as error:
+    except Exception as error:  # any class: vLLM has its own, and passes on those of CUDA
         raise ModelError(
             f"vLLM cannot read {model.name}: {_hf.first_line(error)}", fix="use --backend transformers"
         ) from error
