@@ -30,7 +30,7 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
     for name, tensor in module.state_dict().items():
         if not tensor.is_floating_point():
             continue
-        values = torch.randn(tensor.shape, generator=generator, dtype=torch.float32) * 0.3
+        values = torch.randn(tensor.shape, generator=generator, dtype=torch.float32) * (1.5 if "r_mag" in name else 0.3)
         tensor.copy_(values.abs() + 0.5 if "threshold" in name else values)
 
 
@@ -73,6 +73,22 @@ def saelens() -> None:
         sae = sae_class(config_class(d_in=D, d_sae=F, metadata=meta(), **more))
         randomise(sae, seed)
         sae.save_model(folder)
+        finish(name, folder)
+
+    # Configs from before version 6, which the library still reads.
+    for name, source, more in (
+        ("before_6_topk", "topk", {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}}),
+        ("before_6_standard", "standard", {"activation_fn_str": "relu", "normalize_activations": False}),
+    ):
+        folder = OUT / "saelens" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = (OUT / "saelens" / source / "sae_weights.safetensors").read_bytes()
+        (folder / "sae_weights.safetensors").write_bytes(weights)
+        flat = {
+            "d_in": D, "d_sae": F, "dtype": "float32", "device": "cpu", "hook_point": "blocks.3.hook_resid_pre",
+            "model_name": "gpt2-small", "finetuning_scaling_factor": False, **more,
+        }  # fmt: skip
+        (folder / "cfg.json").write_text(json.dumps(flat))
         finish(name, folder)
 
     # An unfolded input norm: SAELens keeps the factor in a file beside the checkpoint.
@@ -134,6 +150,7 @@ def sparsify() -> None:
 
 
 def dictionary_learning() -> None:
+    from dictionary_learning.dictionary import AutoEncoderNew
     from dictionary_learning.trainers import batch_top_k, gdm, jumprelu, matryoshka_batch_top_k, standard, top_k
     from dictionary_learning.utils import load_dictionary
 
@@ -154,22 +171,24 @@ def dictionary_learning() -> None:
         ),
         "JumpReluAutoEncoder": (jumprelu.JumpReluTrainer, {"target_l0": 5.0}),
     }  # fmt: skip
-    for seed, (name, (trainer_class, more)) in enumerate(trainers.items()):
+    made = {name: trainer_class(**common, **more, device="cpu") for name, (trainer_class, more) in trainers.items()}
+    pairs = {name: (trainer.ae, trainer.config) for name, trainer in made.items()}
+    # The one class that no trainer of this release makes.
+    pairs["AutoEncoderNew"] = AutoEncoderNew(D, F), {**common, "dict_class": "AutoEncoderNew"}
+    for seed, (name, (ae, trainer_config)) in enumerate(pairs.items()):
         folder = OUT / "dictionary_learning" / name
         folder.mkdir(parents=True, exist_ok=True)
-        trainer = trainer_class(**common, **more, device="cpu")
-        randomise(trainer.ae, 50 + seed)
+        randomise(ae, 50 + seed)
         # These two statements are what trainSAE runs to save.
-        torch.save({k: v.cpu() for k, v in trainer.ae.state_dict().items()}, folder / "ae.pt")  # noqa: TID251
-        config = {"trainer": trainer.config, "buffer": {"d_submodule": D, "ctx_len": 128}}
+        torch.save({k: v.cpu() for k, v in ae.state_dict().items()}, folder / "ae.pt")  # noqa: TID251
+        config = {"trainer": trainer_config, "buffer": {"d_submodule": D, "ctx_len": 128}}
         (folder / "config.json").write_text(json.dumps(config, indent=4))
         ae, _ = load_dictionary(str(folder), "cpu")
+        more_tensors = {}
         if name == "AutoEncoder":  # its loader normalises the decoder; both truths are kept
             z_unit = ae.encode(inputs())
             more_tensors = {"z_unit": z_unit, "x_hat_unit": ae.decode(z_unit)}
             ae = type(ae).from_pretrained(folder / "ae.pt", normalize_decoder=False)
-        else:
-            more_tensors = {}
         z = ae.encode(inputs())
         expect(folder, z, ae.decode(z), **more_tensors)
 
@@ -301,6 +320,7 @@ def by_saelens_loaders() -> None:
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
     for make in (saelens, sparsify, dictionary_learning, by_saelens_loaders):
+        torch.manual_seed(0)
         make()
     total = sum(path.stat().st_size for path in OUT.rglob("*") if path.is_file())
     print(f"{total:,} bytes under {OUT}")

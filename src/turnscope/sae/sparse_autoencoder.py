@@ -175,7 +175,7 @@ def _read_config(path: Path) -> SAEConfig:
         raise StorageError(
             f"no dictionary here: cannot read {path.name} ({error.strerror})",
             where=str(path.parent),
-            fix=f"name a folder with {CONFIG_NAME} and {WEIGHTS_NAME}; of another library: turnscope convert PATH --out DIR",
+            fix=f"name a folder with {CONFIG_NAME} and {WEIGHTS_NAME}; for another library's: turnscope convert",
         ) from error
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path.name} is not JSON", where=str(path)) from error

@@ -13,7 +13,7 @@ from torch import Tensor
 from turnscope.artifacts import ConfigError, IntegrityError
 from turnscope.sae import SparseAutoencoder
 from turnscope.sae.formats import detect, read
-from turnscope.sae.formats._fold import with_unit_decoder
+from turnscope.sae.formats._fold import fold_gate, with_unit_decoder
 from turnscope.sae.formats._source import Hints
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foreign"
@@ -26,6 +26,8 @@ CASES: dict[str, tuple[str, str, int | None, str, str]] = {
     "saelens/gated": ("saelens", "gated", None, "resid.3", "gpt2-small"),
     "saelens/topk": ("saelens", "topk", 5, "resid.3", "gpt2-small"),
     "saelens/topk_rescaled": ("saelens", "topk", 5, "resid.3", "gpt2-small"),
+    "saelens/before_6_topk": ("saelens", "topk", 5, "resid.2", "gpt2-small"),
+    "saelens/before_6_standard": ("saelens", "relu", None, "resid.2", "gpt2-small"),
     "saelens/norm": ("saelens", "jumprelu", None, "resid.3", "gpt2-small"),
     "saelens/batchtopk": ("saelens", "batchtopk", 6, "resid.3", "gpt2-small"),
     "saelens/batchtopk_checkpoint": ("saelens", "batchtopk", 6, "resid.3", "gpt2-small"),
@@ -38,7 +40,8 @@ CASES: dict[str, tuple[str, str, int | None, str, str]] = {
     **{
         f"dictionary_learning/{name}": ("dictionary-learning", rule, k, "resid.3", "EleutherAI/pythia-70m-deduped")
         for name, rule, k in (
-            ("AutoEncoder", "relu", None), ("GatedAutoEncoder", "gated", None), ("AutoEncoderTopK", "topk", 5),
+            ("AutoEncoder", "relu", None), ("AutoEncoderNew", "relu", None),
+            ("GatedAutoEncoder", "gated", None), ("AutoEncoderTopK", "topk", 5),
             ("BatchTopKSAE", "batchtopk", 5), ("MatryoshkaBatchTopKSAE", "matryoshka", 5),
             ("JumpReluAutoEncoder", "jumprelu", 5),
         )
@@ -124,3 +127,19 @@ def test_qwen_scope(tmp_path: Path) -> None:
     assert (found, foreign.sae.config.architecture, foreign.sae.config.site) == ("qwen-scope", "topk", "resid.3")
     truth = load_file(GOLDEN / QWEN / "expected.safetensors")
     agree(foreign.sae, truth["x"], truth["z"], truth["x_hat"])
+
+
+def test_a_folded_gate_opens_where_the_gate_does() -> None:
+    """On many inputs, against the two paths of Gated SAEs (2404.16014, eq. 5 to 7) run apart in float64."""
+    generator = torch.Generator().manual_seed(3)
+    c_ND = torch.randn(4000, 6, generator=generator, dtype=torch.float64)
+    w_DF, r_F, mag_F, gate_F = (torch.randn(*n, generator=generator).double() for n in ((6, 9), (9,), (9,), (9,)))
+    gate_NF, mag_NF = c_ND @ w_DF + gate_F > 0, c_ND @ (w_DF * r_F.exp()) + mag_F
+    truth_NF = gate_NF * mag_NF.relu()
+    w_enc_DF, b_enc_F, threshold_F = fold_gate(w_DF.float(), r_F.float(), mag_F.float(), gate_F.float())
+    pre_NF = c_ND @ w_enc_DF.double() + b_enc_F.double()
+    folded_NF = pre_NF * (pre_NF > threshold_F.double().clamp_min(0))
+    assert 0.1 < gate_NF.double().mean() < 0.9
+    assert int((gate_NF & (mag_NF <= 0)).sum()) > 100  # an open gate on a magnitude below zero
+    assert int((~gate_NF & (mag_NF > 0)).sum()) > 100
+    assert torch.allclose(folded_NF, truth_NF, atol=1e-5)

@@ -214,6 +214,37 @@ def test_an_input_scale_that_only_the_caller_knows(tmp_path: Path) -> None:
     assert torch.allclose(sae(truth["x"]), truth["x_hat"], rtol=1e-5, atol=1e-5)
 
 
+def test_codes_that_old_releases_scaled_before_decoding(tmp_path: Path) -> None:
+    """SAELens before version 6: x_hat = (z * factor) @ W_dec + b_dec where finetuning_scaling_factor is set."""
+    folder = copy("saelens/before_6_standard", tmp_path)
+    truth = load_file(folder / "expected.safetensors")
+    weights = load_file(folder / "sae_weights.safetensors")
+    factor_F = torch.linspace(0.5, 2, 32)
+
+    def scale(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["scaling_factor"] = factor_F
+
+    rewrite(folder / "sae_weights.safetensors", scale)
+    with pytest.raises(IntegrityError, match="finetuning_scaling_factor is not set"):
+        read(folder)
+    config(folder, finetuning_scaling_factor=True)
+    sae = read(folder)[1].sae
+    assert torch.allclose(sae.encode(truth["x"]).to_dense(), truth["z"], rtol=1e-5, atol=1e-5)
+    x_hat_ND = (truth["z"] * factor_F) @ weights["W_dec"] + weights["b_dec"]
+    assert torch.allclose(sae(truth["x"]), x_hat_ND, rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoint_of_batchtopk_rescales_unless_told_otherwise(tmp_path: Path) -> None:
+    """The default of its own config class."""
+    folder = copy("saelens/batchtopk_checkpoint", tmp_path)
+    path = folder / "cfg.json"
+    fields = json.loads(path.read_text())
+    assert fields.pop("rescale_acts_by_decoder_norm") is True
+    path.write_text(json.dumps(fields))
+    truth = load_file(folder / "expected.safetensors")
+    assert torch.allclose(read(folder)[1].sae(truth["x"]), truth["x_hat"], rtol=1e-5, atol=1e-5)
+
+
 # --- archives ------------------------------------------------------------------------------------------------
 
 
