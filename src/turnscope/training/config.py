@@ -19,7 +19,7 @@ class _Shared(Config):
     10M tokens" would never trigger in 4.7M turns, and would leave the auxiliary loss silently off (METHODS 7.14, 11).
     """
 
-    unit: Literal["turn", "token"] = "turn"
+    unit: Literal["turn", "token", "nested"] = "turn"
     architecture: Architecture = "batchtopk"
     prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
     """Of matryoshka: shares of the features that must rebuild the input by themselves, beside all of them."""
@@ -29,6 +29,14 @@ class _Shared(Config):
     """Share of the run over which a given `sparsity` rises."""
     bandwidth: float = Field(default=1e-3, gt=0)
     """Of jumprelu: width of the window around a threshold in which it gets gradient, in units of sqrt(D)."""
+    nested_form: Literal["shared", "decoupled"] = "shared"
+    """Of nested: token features read the tokens, or (for comparison) their distance from the turn's mean."""
+    turn_share: float = Field(default=0.5, gt=0, lt=1)
+    """Of nested: share of the features that form the turn block."""
+    turn_weight: float = Field(default=0.5, gt=0, lt=1)
+    """Of nested: weight of the error of turn means in the loss; that of tokens has the rest."""
+    detach_turn: bool = False
+    """Of nested: keep the error of tokens from the turn block."""
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the encoder product in training. In bfloat16 it only shortlists; what it lists is computed again."""
     warmup_share: float = Field(default=0.05, ge=0, le=1)
@@ -51,6 +59,8 @@ class _Shared(Config):
             raise ValueError("prefixes are shares of the features, between 0 and 1")
         if self.warmup_share + self.decay_share > 1:
             raise ValueError("warmup_share and decay_share together exceed the whole run")
+        if self.unit == "nested" and self.architecture != "batchtopk":
+            raise ValueError(f"a nested dictionary is trained with batchtopk, not {self.architecture}")
         return self
 
 
@@ -59,6 +69,8 @@ class SizeConfig(Config):
 
     n_features: int | None = Field(default=None, ge=1)
     k: int | None = Field(default=None, ge=1)
+    turn_k: int | None = Field(default=None, ge=1)
+    """Of nested: active features of a turn, where `k` is those of a token; as many when not given."""
     lr: float | None = Field(default=None, gt=0)
     batch_size: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
@@ -101,6 +113,7 @@ class ResolvedConfig(_Shared):
 
     n_features: int
     k: int
+    turn_k: int
     lr: float
     batch_size: int
     n_samples: int

@@ -39,7 +39,7 @@ def resolve_defaults(config: TrainConfig, n_rows: int, d_model: int) -> Resolved
             where="TrainConfig.k",
             fix="lower k or raise n_features",
         )
-    default_batch = 256 if config.unit == "turn" else 1024
+    default_batch = {"turn": 256, "token": 1024, "nested": 64}[config.unit]
     batch_size = config.batch_size or min(default_batch, 2 ** int(math.log2(n_rows / 4)))
     batch_size = min(batch_size, n_rows)
 
@@ -49,13 +49,14 @@ def resolve_defaults(config: TrainConfig, n_rows: int, d_model: int) -> Resolved
         n_samples = math.ceil(config.epochs * n_rows)
     else:
         # Turns: 3 epochs, tokens: one; on small data as many as make 2M samples, 60 at most.
-        n_samples = max((3 if config.unit == "turn" else 1) * n_rows, min(2_000_000, 60 * n_rows))
+        n_samples = max((1 if config.unit == "token" else 3) * n_rows, min(2_000_000, 60 * n_rows))
     # 75k turns and the published 10M tokens suit runs of millions; a short run must notice within 1/40 of itself.
-    longest_silence = 75_000 if config.unit == "turn" else 10_000_000
+    longest_silence = 10_000_000 if config.unit == "token" else 75_000
     return ResolvedConfig.of(
         config,
         n_features=n_features,
         k=k,
+        turn_k=config.turn_k or k,
         batch_size=batch_size,
         n_samples=n_samples,
         lr=config.lr or 2e-4 * math.sqrt(2**14 / n_features),

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from turnscope.artifacts import DataError
+from turnscope.harvest.turn_tokens import TurnTokens
 from turnscope.sae import SparseAutoencoder
+from turnscope.sae.nested import NestedSAE
 
 _BLOCK = 4096
+_BLOCK_TURNS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +74,32 @@ def evaluate(sae: SparseAutoencoder, x_ND: Tensor) -> HeldMetrics:
         silent=int((counts_F == 0).sum()),
         density_F=counts_F.double() / n_rows,
     )
+
+
+def evaluate_nested(sae: NestedSAE, held: TurnTokens) -> dict[str, float | int]:
+    """Figures of both targets: turn means under the names of a turn dictionary, tokens with `token_` in theirs.
+
+    Every token counts once. Raises DataError when the means or the tokens are all equal.
+    """
+    turns = evaluate(sae.turn, torch.from_numpy(held.mean_BD)).summary()
+    mean_D = torch.from_numpy(held.tokens_TD).double().mean(0)
+    error = power = spread = 0.0
+    entries, fired_F = 0, torch.zeros(sae.token.config.n_features, dtype=torch.int64)
+    for start in range(0, len(held), _BLOCK_TURNS):
+        part = held[start : start + _BLOCK_TURNS]
+        codes = sae.encode(part.tokens_TD, part.lengths_B, part.mean_BD)
+        raw_TD = torch.from_numpy(part.tokens_TD).double()
+        error += float((raw_TD - sae.decode_tokens(codes).double()).square().sum())
+        power += float(raw_TD.square().sum())
+        spread += float((raw_TD - mean_D).square().sum())
+        entries += codes.token.n_entries
+        fired_F += codes.token.counts_F()
+    if not spread > 0:
+        raise DataError("the tokens to evaluate on are all equal", where=f"{len(held.tokens_TD)} tokens")
+    return {
+        **turns,
+        "held_token_nmse_raw": error / power,
+        "held_token_nmse_centred": error / spread,
+        "held_token_l0": entries / len(held.tokens_TD),
+        "held_token_silent": int((fired_F == 0).sum()),
+    }

@@ -18,6 +18,7 @@ from torch import Tensor
 from turnscope.artifacts import Config, DataError, IntegrityError, fingerprint
 from turnscope.harvest.source import ActivationSource, Split, StoreSource
 from turnscope.harvest.store import open_activations
+from turnscope.harvest.turn_tokens import TurnTokenSource
 from turnscope.training.config import TrainConfig
 from turnscope.training.defaults import MIN_ROWS, resolve_defaults
 
@@ -76,14 +77,19 @@ class ArraySource:
         self._position = int(state["position"])
 
 
-def open_source(path: Path, config: TrainConfig) -> tuple[ActivationSource, ActivationSource | None, Origin]:
+Source = ActivationSource | TurnTokenSource
+
+
+def open_source(path: Path, config: TrainConfig) -> tuple[Source, Source | None, Origin]:
     """Training rows (split `train`) and held rows (split `explain`) of a store, and what its manifest says of them.
 
     Errors of the store pass through: StorageError, IntegrityError, DataError when there are no rows of the unit.
     """
     store = open_activations(path)
 
-    def rows(split: Split, batch_size: int) -> ActivationSource:
+    def rows(split: Split, batch_size: int) -> Source:
+        if config.unit == "nested":
+            return TurnTokenSource(store, split, batch_size, config.seed)
         return StoreSource(
             store, unit=config.unit, split=split, batch_size=batch_size, seed=config.seed, memory=config.shuffle_memory
         )
@@ -91,7 +97,7 @@ def open_source(path: Path, config: TrainConfig) -> tuple[ActivationSource, Acti
     n_rows = rows("train", 1).n_rows
     source = rows("train", resolve_defaults(config, n_rows, store.d_model).batch_size)
     try:
-        held = rows("explain", 4096)
+        held = rows("explain", 64 if config.unit == "nested" else 4096)
     except DataError:
         held = None
     recorded, inputs = store.artifact.manifest.config, store.artifact.manifest.inputs
@@ -109,7 +115,7 @@ def open_source(path: Path, config: TrainConfig) -> tuple[ActivationSource, Acti
     )
 
 
-def held_source(held: ActivationSource | None) -> tuple[ActivationSource | None, list[str]]:
+def held_source(held: Source | None) -> tuple[Source | None, list[str]]:
     """The held rows if there are enough of them to set a threshold on, and a note when there are not."""
     if held is not None and held.n_rows >= MIN_ROWS:
         return held, []

@@ -58,12 +58,16 @@ class Architecture(Protocol):
         """Parameters before the first step, from the usual four, with a sample of the encoder's inputs at hand."""
         ...
 
-    def step(self, weights: Tensors, x_BD: Tensor, dead_A: Tensor, progress: float) -> Step:
-        """Loss and gradients of one batch of scaled rows. `progress`: share of the run that is done."""
+    def scaled(self, raw: Any, scale: float) -> Any:
+        """A batch as `step` takes it, in the dictionary's units."""
         ...
 
-    def folded(self, weights: Tensors) -> Tensors:
-        """The same function in the canonical form: the four, and `threshold_F`."""
+    def step(self, weights: Tensors, batch: Any, dead_A: Tensor, progress: float) -> Step:
+        """Loss and gradients of one batch. `progress`: share of the run that is done."""
+        ...
+
+    def folded(self, weights: Tensors) -> Any:
+        """The same function in the canonical form: the four, and `threshold_F`; of each block where there are two."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -15,24 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from turnscope.artifacts import Artifact, ConfigError, DataError, Draft, begin, progress, sole_writer, write_text
+from turnscope.artifacts import Artifact, ConfigError, Draft, begin, progress, sole_writer, write_text
 from turnscope.harvest.source import ActivationSource
+from turnscope.harvest.turn_tokens import TurnTokenSource
 from turnscope.sae import SAEConfig, SparseAutoencoder
+from turnscope.sae.nested import NestedSAE
 from turnscope.training.checkpoint import load_checkpoint, save_checkpoint
 from turnscope.training.config import ResolvedConfig, TrainConfig
 from turnscope.training.defaults import resolve_defaults
-from turnscope.training.initial import initial_weights, measure
 from turnscope.training.interrupt import Pending, deferred_signals
-from turnscope.training.metrics import HeldMetrics, evaluate
-from turnscope.training.sources import Origin, held_source, open_source, take
-from turnscope.training.threshold import fit_threshold
+from turnscope.training.of_rows import OfRows
+from turnscope.training.of_turns import OfTurns
+from turnscope.training.sources import Origin, held_source, open_source
 from turnscope.training.trainer import Trainer
 
 METRICS_NAME = "metrics.jsonl"
-_STATISTICS_ROWS = 131_072
-_LOG_HELD_ROWS = 2048
 _SMALL_WEIGHTS = 1 << 18
 
 
@@ -50,15 +48,19 @@ class TrainResult:
         return self.artifact.path
 
     def load(self) -> SparseAutoencoder:
-        """The dictionary."""
+        """The dictionary. Of a nested one use `load_nested`."""
         return SparseAutoencoder.load(self.path)
+
+    def load_nested(self) -> NestedSAE:
+        """The nested dictionary. StorageError when it is not one."""
+        return NestedSAE.load(self.path)
 
 
 def run(
     config: TrainConfig,
     *,
-    source: ActivationSource | None = None,
-    held: ActivationSource | None = None,
+    source: ActivationSource | TurnTokenSource | None = None,
+    held: ActivationSource | TurnTokenSource | None = None,
     origin: Origin | None = None,
 ) -> TrainResult:
     """Train one sparse autoencoder, or go on with a half-trained one, or return a finished one.
@@ -100,7 +102,7 @@ def run(
         n_features=resolved.n_features,
         k=resolved.k,
         architecture=resolved.architecture,
-        unit=resolved.unit,
+        unit="token" if resolved.unit == "token" else "turn",  # a nested one has a block of each
         input_fingerprint=source.fingerprint,
         **provenance.model_dump(),
     )
@@ -109,16 +111,17 @@ def run(
         if isinstance(work, Artifact):
             return TrainResult(work, resolved, _last_line(work.path / METRICS_NAME), tuple(notes))
         with _threads(config.threads, resolved.n_features * source.d_model), ExitStack() as open_log:
-            held_ND = _held_rows(held or source, resolved)
+            kind: Any = (OfTurns if resolved.unit == "nested" else OfRows)(resolved, sae_config)
+            held_data = kind.held(held or source)
             with deferred_signals() as pending:
-                trainer, log = _start(resolved, source, work)
+                trainer, log = _start(kind, source, work)
                 open_log.callback(log.close)
-                if not _fit(config, trainer, log, source, held_ND, sae_config, work, pending):
+                if not _fit(config, kind, trainer, log, source, held_data, work, pending):
                     done = f"{trainer.step} of {resolved.n_steps}"
                     print(f"stopped after step {done}, saved; run the same command again to go on", file=sys.stderr)
             if pending.signal is not None:
                 raise KeyboardInterrupt  # reached only where the signal's own handler let the program live
-            return _finish(trainer, log, held_ND, sae_config, work, tuple(notes))
+            return _finish(kind, trainer, log, held_data, work, tuple(notes))
 
 
 @contextmanager
@@ -135,39 +138,30 @@ def _threads(wanted: int | None, n_weights: int) -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def _held_rows(source: ActivationSource, config: ResolvedConfig) -> Tensor:
-    held_ND = take(source, config.held_rows)
-    if not bool(torch.isfinite(held_ND).all()):
-        raise DataError("the held-out activations hold NaN or infinite values", where=f"{held_ND.shape[0]} rows")
-    return held_ND
-
-
-def _start(config: ResolvedConfig, source: ActivationSource, draft: Draft) -> tuple[Trainer, _Log]:
+def _start(kind: OfRows | OfTurns, source: Any, draft: Draft) -> tuple[Trainer, _Log]:
     """A trainer from the checkpoint, or a fresh one, and its log cut back to the same step."""
-    stored = load_checkpoint(draft.work, Trainer.layout(config, source.d_model))
+    stored = load_checkpoint(draft.work, Trainer.layout(kind.config, source.d_model))
     if stored is not None:
         tensors, state = stored
         source.load_state_dict(state["source"])
-        return Trainer.restore(config, tensors, state["trainer"]), _Log(draft.work / METRICS_NAME, state["log_bytes"])
-    sample_ND = take(source, _STATISTICS_ROWS)
-    statistics = measure(sample_ND)
-    weights = initial_weights(sample_ND, statistics, config.n_features, config.init_data_share, config.seed)
-    return Trainer.fresh(config, weights, statistics, sample_ND), _Log(draft.work / METRICS_NAME, 0)
+        return Trainer.restore(kind.config, tensors, state["trainer"]), _Log(
+            draft.work / METRICS_NAME, state["log_bytes"]
+        )
+    return kind.begin(source), _Log(draft.work / METRICS_NAME, 0)
 
 
 def _fit(
     config: TrainConfig,
+    kind: Any,
     trainer: Trainer,
     log: _Log,
-    source: ActivationSource,
-    held_ND: Tensor,
-    sae_config: SAEConfig,
+    source: ActivationSource | TurnTokenSource,
+    held: Any,
     draft: Draft,
     pending: Pending,
 ) -> bool:
     """Steps until the end; False when a signal stopped it, with a checkpoint of the last whole step."""
     resolved = trainer.config
-    watched_ND = held_ND[:_LOG_HELD_ROWS]
 
     def checkpoint() -> None:
         tensors, values = trainer.checkpoint()
@@ -178,15 +172,13 @@ def _fit(
     with progress(label, total=resolved.n_samples, unit="samples") as bar:
         bar.advance(min(trainer.samples, resolved.n_samples))
         fields: dict[str, Any] = {}
-        for batch_BD in source.batches() if trainer.step < resolved.n_steps else ():
-            trainer.train_on(batch_BD)
+        for batch in source.batches() if trainer.step < resolved.n_steps else ():
+            trainer.train_on(batch)
             if trainer.step % resolved.log_every == 0:
-                line = trainer.log_line()
-                seen = evaluate(trainer.to_sae(sae_config), watched_ND)
-                line |= {"held_nmse_raw": seen.nmse_raw, "held_nmse_centred": seen.nmse_centred, "held_l0": seen.l0}
+                line = trainer.log_line() | kind.watch(trainer, held)
                 log.write(line)
-                fields = {"nmse": f"{line['nmse_raw']:.3f}", "l0": f"{seen.l0:.1f}", "dead": line["dead"]}
-            bar.advance(len(batch_BD), **fields)
+                fields = {"nmse": f"{line['nmse_raw']:.3f}", "l0": f"{line['l0']:.1f}", "dead": line["dead"]}
+            bar.advance(len(batch), **fields)
             if pending.signal is not None:
                 checkpoint()
                 return False
@@ -198,25 +190,11 @@ def _fit(
     return True
 
 
-def _finish(
-    trainer: Trainer, log: _Log, held_ND: Tensor, sae_config: SAEConfig, draft: Draft, notes: tuple[str, ...]
-) -> TrainResult:
-    """Set the threshold on one half of the held rows, measure on the other, write and commit."""
-    sae = trainer.to_sae(sae_config)
-    running = float(sae.threshold_F.mean())
-    if sae_config.architecture in ("batchtopk", "matryoshka"):
-        sae.threshold_F.fill_(fit_threshold(sae, held_ND[0::2]))
-    held: HeldMetrics = evaluate(sae, held_ND[1::2])
+def _finish(kind: Any, trainer: Trainer, log: _Log, held: Any, draft: Draft, notes: tuple[str, ...]) -> TrainResult:
+    """Set thresholds on one half of what was held out, measure on the other, write and commit."""
+    sae, figures = kind.finish(trainer, held)
     dead = int(trainer.dead_F.sum())
-    final = {
-        "final": True,
-        "step": trainer.step,
-        "samples": trainer.samples,
-        "threshold": float(sae.threshold_F.mean()),
-        "running_threshold": running,
-        "dead": dead,
-        **held.summary(),
-    }
+    final = {"final": True, "step": trainer.step, "samples": trainer.samples, "dead": dead, **figures}
     log.write(final)
     log.flush()
     sae.save(draft.path)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from turnscope.artifacts import DataError
-from turnscope.sae import SAEConfig, SparseAutoencoder
+from turnscope.harvest.turn_tokens import TurnTokens
 from turnscope.sae.weights import Layout
 from turnscope.training.architectures import make
 from turnscope.training.config import ResolvedConfig
@@ -36,12 +36,16 @@ class Trainer:
         config: resolved settings.
         weights: initial weights in scaled units; changed in place.
         scale: raw activations times this are the inputs.
-        variance: error per row of the best constant predictor, in scaled units.
+        variance: error per row (of a nested dictionary: per turn) of the best constant predictor, in scaled units.
+        token_variance: the same per token, of a nested dictionary.
     """
 
-    def __init__(self, config: ResolvedConfig, weights: Tensors, scale: float, variance: float) -> None:
-        self.config, self.weights, self.scale, self.variance = config, weights, scale, variance
-        self.architecture: Architecture = make(config, variance)
+    def __init__(
+        self, config: ResolvedConfig, weights: Tensors, scale: float, variance: float, token_variance: float = 0.0
+    ) -> None:
+        self.config, self.weights, self.scale = config, weights, scale
+        self.variance, self.token_variance = variance, token_variance
+        self.architecture: Architecture = make(config, variance, token_variance)
         self.step = 0
         self.samples = 0
         self.silent_for_F = torch.zeros(config.n_features, dtype=torch.int64)
@@ -62,22 +66,20 @@ class Trainer:
         return self.silent_for_F >= self.config.dead_after
 
     @torch.no_grad()
-    def train_on(self, raw_BD: NDArray[np.float32]) -> None:
+    def train_on(self, raw: NDArray[np.float32] | TurnTokens) -> None:
         """One step. Raises DataError, with weights as they were, when the batch or its loss is not finite."""
-        # Scaling copies the rows into memory that torch aligned; the product's last bits may depend on alignment.
-        x_BD = torch.as_tensor(raw_BD, dtype=torch.float32) * self.scale
-        dead_A = self.dead_F.nonzero().squeeze(1)
-        made = self.architecture.step(self.weights, x_BD, dead_A, self.step / self.config.n_steps)
+        batch, dead_A = self.architecture.scaled(raw, self.scale), self.dead_F.nonzero().squeeze(1)
+        made = self.architecture.step(self.weights, batch, dead_A, self.step / self.config.n_steps)
         if not math.isfinite(made.total):
-            raise self._not_finite(raw_BD)
+            raise self._not_finite(raw if isinstance(raw, np.ndarray) else np.concatenate([raw.mean_BD, raw.tokens_TD]))
         self._update(made.gradients)
         self._after(made)
 
     def _update(self, gradients: Tensors) -> None:
         """One step of Adam, with decoder rows kept at norm 1 where the architecture wants that."""
-        w_dec_FD, unit_norm = self.weights["w_dec_FD"], self.architecture.unit_norm
-        if unit_norm:
-            remove_parallel(gradients["w_dec_FD"], w_dec_FD)
+        decoders = [name for name in self.weights if name.endswith("w_dec_FD") and self.architecture.unit_norm]
+        for name in decoders:
+            remove_parallel(gradients[name], self.weights[name])
         clip_(gradients, self.config.clip_norm)
         for name, parameter in self.weights.items():
             parameter.grad = gradients[name]
@@ -86,7 +88,8 @@ class Trainer:
         self._adam.step()
         for parameter in self.weights.values():
             parameter.grad = None  # the next batch's gradients need the room
-        if unit_norm:
+        for name in decoders:
+            w_dec_FD = self.weights[name]
             w_dec_FD.div_(w_dec_FD.norm(dim=1, keepdim=True).clamp_min_(1e-12))
 
     def log_line(self) -> dict[str, Any]:
@@ -106,17 +109,6 @@ class Trainer:
             **{name: value / max(1, window.batches) for name, value in window.figures.items()},
         }
 
-    def to_sae(self, config: SAEConfig) -> SparseAutoencoder:
-        """The dictionary as it stands (a copy)."""
-        folded, sae = self.architecture.folded(self.weights), SparseAutoencoder(config)
-        sae.w_enc_DF.copy_(folded["w_enc_FD"].t())
-        sae.b_enc_F.copy_(folded["b_enc_F"])
-        sae.w_dec_FD.copy_(folded["w_dec_FD"])
-        sae.b_dec_D.copy_(folded["b_dec_D"])
-        sae.scale.fill_(self.scale)
-        sae.threshold_F.copy_(folded["threshold_F"])
-        return sae
-
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, plain values) from which `restore` goes on. Adam's moments are zeros before the first step."""
         tensors: dict[str, Tensor] = {"silent_for_F": self.silent_for_F}
@@ -131,6 +123,7 @@ class Trainer:
             "architecture": self.architecture.state(),
             "scale": self.scale,
             "variance": self.variance,
+            "token_variance": self.token_variance,
             "window": vars(self._window),
         }
         return tensors, values
@@ -147,9 +140,9 @@ class Trainer:
     @staticmethod
     def restore(config: ResolvedConfig, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Trainer:
         """The trainer that `checkpoint` was called on."""
-        names = make(config, 1.0).shapes(tensors["b_dec_D"].numel())
+        names = [name.removesuffix(".m") for name in tensors if name.endswith(".m")]
         weights = {name: tensors[name].clone() for name in names}
-        trainer = Trainer(config, weights, values["scale"], values["variance"])
+        trainer = Trainer(config, weights, values["scale"], values["variance"], values["token_variance"])
         trainer.step, trainer.samples = values["step"], values["samples"]
         trainer.architecture.restore(values["architecture"])
         trainer._window = _Window(**values["window"])

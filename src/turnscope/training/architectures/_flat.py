@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from turnscope.sae.codes import SparseCodes
@@ -37,6 +39,11 @@ class Flat:
         """The usual four as they are."""
         del c_ND
         return weights
+
+    def scaled(self, raw: NDArray[np.float32], scale: float) -> Tensor:
+        """A batch in the dictionary's units."""
+        # Scaling copies the rows into memory that torch aligned; the product's last bits may depend on alignment.
+        return torch.as_tensor(raw, dtype=torch.float32) * scale
 
     def folded(self, weights: Tensors) -> Tensors:
         """The four (copied), with a threshold of 0."""
