@@ -3,13 +3,14 @@
 Two models, on real chats where the shared data is at hand (TURNSCOPE_SHARED, or a folder `shared` beside the
 repository) and else on made-up ones: a random Qwen2 of 12 blocks and width 256, and dialogue-5M. Everything that is
 compared takes turns in one process, and ratios are taken within a turn, so that a busy machine slows both sides.
-Memory is measured in processes of their own, on few chats and on ten times as many.
+Memory is measured in processes of their own, on few chats and on ten times as many. Without `--quick`, the activation
+stores of other libraries (`python benchmarks/peers/install.py`) read the same chats with a model of the same shape,
+each in its own environment; the rate of bare passes over full rows, taken in every process, makes them comparable.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 import os
@@ -25,16 +26,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from peers.job import StoreJob
+from peers.stores import CUT
+from peers.stores import measure as stores
+from peers.stores import targets as peer_targets
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("TURNSCOPE_SHARED") or ROOT.parent / "shared")
 SGD = SHARED / "data" / "general" / "sgd.jsonl.zst"
 DIALOGUE = SHARED / "models" / "dialogue-5M"
-PEERS = {
-    "SAELens": "sae_lens",
-    "sparsify": "sparsify",
-    "delphi": "delphi",
-    "dictionary_learning": "dictionary_learning",
-}
+QWEN = "Qwen2, 12 blocks, d 256, random"
 BUDGET = 4096
 SHARD = 512  # turns: small, so that few chats make several shards, as many chats do by default
 
@@ -56,7 +57,7 @@ def main() -> int:
     rounds, chats = (2, 60) if arguments.quick else (5, 400)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = {"Qwen2, 12 blocks, d 256, random": make_qwen(folder / "qwen")}
+        models = {QWEN: make_qwen(folder / "qwen")}
         if DIALOGUE.is_dir():
             models["dialogue-5M"] = DIALOGUE
         transcripts = import_chats(folder, chats)
@@ -68,10 +69,11 @@ def main() -> int:
         memory = [
             {
                 "chats": n,
-                "peak_mib": memory_of(models["Qwen2, 12 blocks, d 256, random"], import_chats(folder, n), folder),
+                "peak_mib": memory_of(models[QWEN], import_chats(folder, n), folder),
             }
             for n in (chats, 10 * chats)
         ]
+        peers = [] if arguments.quick else [*stores(store_job(models[QWEN], folder, chats, arguments.threads), folder)]
     for row in rows:
         print(
             f"{row['model']:<33} {row['what']:<44} {row['tokens_per_s']:>8,.0f} tokens/s, "
@@ -79,22 +81,21 @@ def main() -> int:
         )
     for row in memory:
         print(f"{row['chats']:,} chats: peak memory {row['peak_mib']:,} MiB")
-    for peer, module in PEERS.items():
-        missing = importlib.util.find_spec(module) is None
-        print(f"skip {peer}: {'not installed' if missing else 'measured in its own environment only'}")
-    goals = targets(rows, memory)
+    goals = targets(rows, memory, peers)
     for goal in goals:
         print(f"{'ok  ' if goal['holds'] else 'MISS'} {goal['name']}: {goal['value']} (goal {goal['goal']})")
     machine = (
         f"{platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads, Python {platform.python_version()}"
     )
     if arguments.json:
-        result = {"machine": machine, "rows": rows, "memory": memory, "targets": goals}
+        result = {"machine": machine, "rows": rows, "memory": memory, "peers": peers, "targets": goals}
         arguments.json.write_text(json.dumps(result, indent=1))
     return 0 if all(goal["holds"] for goal in goals) else 1
 
 
-def targets(rows: list[dict[str, Any]], memory: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def targets(
+    rows: list[dict[str, Any]], memory: list[dict[str, Any]], peers: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """What docs/design/harvest.md promises."""
     goals: list[dict[str, Any]] = []
     for row in rows:
@@ -108,7 +109,11 @@ def targets(rows: list[dict[str, Any]], memory: list[dict[str, Any]]) -> list[di
                 _target(f"{row['model']}: {row['what']}, padding", row["padding"], "< 0.05", row["padding"] < 0.05)
             )
     growth = memory[1]["peak_mib"] / memory[0]["peak_mib"] - 1
-    return [*goals, _target("memory over ten times the chats", round(growth, 4), "<= 0.01", growth <= 0.01)]
+    goals.append(_target("memory over ten times the chats", round(growth, 4), "<= 0.01", growth <= 0.01))
+    share = {row["what"]: row["share"] for row in rows if row["model"] == QWEN}
+    for name, times, goal in peer_targets(peers, share["harvest of turn means"] / share[CUT]):
+        goals.append(_target(name, round(times, 2), f">= {goal}", times >= goal))
+    return goals
 
 
 def _target(name: str, value: Any, goal: str, holds: bool) -> dict[str, Any]:
@@ -117,6 +122,8 @@ def _target(name: str, value: Any, goal: str, holds: bool) -> dict[str, Any]:
 
 def rates(model: Path, transcripts: Path, folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
     """Tokens per second of each way to read the chats. A round runs them all, each between two runs of its limit."""
+    from peers.bare import Bare
+
     from turnscope.harvest.batches import batches
     from turnscope.harvest.harvest import open_subject
     from turnscope.harvest.prepare import cut, prepare
@@ -136,6 +143,8 @@ def rates(model: Path, transcripts: Path, folder: Path, rounds: int) -> Iterator
         return [[rows[i] for i in b] for rows in ids for b in batches([len(r) for r in rows], BUDGET, packed=packed)]
 
     flat = [row for rows in ids for row in rows]
+    ids_path(folder, model).write_text(json.dumps(flat))
+    full_rows = Bare(str(model), ids_path(folder, model), site.block)
     arrival = [flat[i : i + 16] for i in range(0, len(flat), 16)]
     limits = {
         packed: lambda packed=packed: bare(subject, site, planned(packed), packed=packed) for packed in (True, False)
@@ -150,6 +159,7 @@ def rates(model: Path, transcripts: Path, folder: Path, rounds: int) -> Iterator
             0.92,
         ),
         ("bare, padded, by length, against packed", True, limits[False], None),
+        (CUT, True, lambda: (full_rows.rate(sum(map(len, flat))), 0.0), None),
         ("bare, 16 chats a batch in order of arrival", True, lambda: bare(subject, site, arrival, packed=False), None),
     ]
     limits[True]()  # warms up
@@ -201,13 +211,37 @@ def bare(subject: Any, site: Any, plan: list[list[list[int]]], *, packed: bool) 
     return tokens / (time.perf_counter() - start), 1 - tokens / places
 
 
+def store_job(model: Path, folder: Path, chats: int, threads: int) -> StoreJob:
+    """What the stores of other libraries are to read: the chats of our rows, 64k tokens a round."""
+    from transformers import AutoTokenizer
+
+    return StoreJob(
+        library="", store="", model=str(model), ids=str(ids_path(folder, model)),
+        chats=str(folder / f"chats-{chats}.jsonl"), block=half_depth(model),
+        pad_id=AutoTokenizer.from_pretrained(model).pad_token_id, tokens=1 << 16, rounds=3, threads=threads,
+    )  # fmt: skip
+
+
+def half_depth(model: Path) -> int:
+    """The block that is read."""
+    return json.loads((model / "config.json").read_text())["num_hidden_layers"] // 2 - 1
+
+
+def ids_path(folder: Path, model: Path) -> Path:
+    """Where the chats' tokens lie, chat by chat, for whoever does not render."""
+    return folder / f"ids-{model.name}.json"
+
+
 def settings(model: Path, transcripts: Path, out: Path, **changes: Any) -> Any:
     """A harvest at half depth."""
     from turnscope.harvest.config import HarvestConfig
 
-    blocks = json.loads((model / "config.json").read_text())["num_hidden_layers"]
-    site = f"resid.{blocks // 2 - 1}"
-    chosen: dict[str, Any] = {"sites": (site,), "batch_tokens": BUDGET, "shard_turns": SHARD, **changes}
+    chosen: dict[str, Any] = {
+        "sites": (f"resid.{half_depth(model)}",),
+        "batch_tokens": BUDGET,
+        "shard_turns": SHARD,
+        **changes,
+    }
     return HarvestConfig(transcripts=transcripts, model=str(model), out=out, **chosen)
 
 

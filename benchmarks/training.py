@@ -14,7 +14,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,16 +21,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from peers.apart import THREADS, apart
 from peers.install import python_of
-from peers.job import Job
-from peers.planted import BIG, SMALL, Shape, write_rows
+from peers.job import BIG, SMALL, Job, Shape
+from peers.planted import write_rows
 
-HERE = Path(__file__).parent
-THREADS = 2
-QUIET = {
-    "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS), "TURNSCOPE_QUIET": "1", "TQDM_DISABLE": "1",
-    "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "agg",
-}  # fmt: skip
 PEERS_REVIVE_AFTER = 10_000_000
 """Samples after which the peers, as they come, call a feature dead."""
 
@@ -123,17 +117,7 @@ def pick(rows: tuple[Row, ...], only: list[str]) -> list[Row]:
 
 def measure(row: Row, job: Job) -> dict[str, Any]:
     """One row in a fresh process."""
-    python = sys.executable if row.library in ("turnscope", "limit") else str(python_of(row.library))
-    with tempfile.TemporaryDirectory(dir=job.folder) as folder:
-        path = Path(folder, "job.json")
-        path.write_text(json.dumps(job._replace(folder=folder)._asdict()))
-        command = [python, "-m", "peers.train_one", str(path)]
-        done = subprocess.run(command, cwd=HERE, env={**os.environ, **QUIET}, capture_output=True, text=True)
-        found = (
-            json.loads(path.with_suffix(".result.json").read_text())
-            if done.returncode == 0
-            else {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-        )
+    found = apart(row.library, "peers.train_one", job._asdict(), Path(job.folder))
     for word in ("skip", "error"):
         if word in found:
             print(f"{word} {row.name}: {found[word].splitlines()[0]}", flush=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peers.planted import Rows, Shape
+from peers.job import Shape
+from peers.planted import Rows
 from torch import Tensor
 
 WARM_UP = 3

@@ -16,29 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from peers.job import Shape
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HELD = 4096
 _BLOCK = 4096
-
-
-class Shape(NamedTuple):
-    """A dictionary to be trained, and the rows that it is trained on."""
-
-    d: int
-    features: int
-    k: int
-    batch: int
-    true: int
-    active: int
-    zipf: float
-    lr: float
-    noise: float = 0.05
-
-
-BIG = Shape(d=896, features=16384, k=32, batch=2048, true=16384, active=32, zipf=0.7, lr=5e-4)
-SMALL = Shape(d=128, features=1024, k=8, batch=1024, true=512, active=8, zipf=0.5, lr=1e-3)
 
 
 class Trained(NamedTuple):

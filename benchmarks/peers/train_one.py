@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers.apart import result_path
 from peers.clock import Product, Steps, forget_peak, peak_mib, summary
 from peers.job import Job, UnsupportedError
 from peers.planted import Rows, quality
@@ -32,7 +33,7 @@ def main() -> int:
         result = run(job)
     except UnsupportedError as error:
         result = {"skip": str(error)}
-    path.with_suffix(".result.json").write_text(json.dumps(result))
+    result_path(path).write_text(json.dumps(result))
     return 0
 
 

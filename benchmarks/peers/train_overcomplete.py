@@ -17,8 +17,8 @@ sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  #
 from overcomplete.sae import SAE, BatchTopKSAE, JumpSAE, TopKSAE, train_sae  # noqa: E402
 from overcomplete.sae.losses import mse_l1  # noqa: E402
 from peers.clock import Steps  # noqa: E402
-from peers.job import Job, UnsupportedError  # noqa: E402
-from peers.planted import Rows, Shape, Trained  # noqa: E402
+from peers.job import Job, Shape, UnsupportedError  # noqa: E402
+from peers.planted import Rows, Trained  # noqa: E402
 
 
 def run(job: Job, steps: Steps, _rows: Rows, begin: Callable[[], None]) -> Trained:

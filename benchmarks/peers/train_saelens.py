@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import sae_lens
 from peers.clock import Steps
-from peers.job import Job, UnsupportedError
-from peers.planted import Rows, Shape, Trained
+from peers.job import Job, Shape, UnsupportedError
+from peers.planted import Rows, Trained
 from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
