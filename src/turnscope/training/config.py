@@ -103,6 +103,10 @@ class TrainConfig(_Shared, SizeConfig):
 
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between checkpoints. Changes nothing in the result, so it may differ on resume."""
+    mesh: tuple[int, int] | None = None
+    """Processes along (batch, features), under torchrun; None: all along the features. Leaves the result as it is."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What processes under torchrun compute on; `cuda` takes one GPU to a process."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None: one for a small dictionary, else as many as torch is set to. A resumed run gives the same
     bytes under the same number."""

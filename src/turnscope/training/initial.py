@@ -13,6 +13,8 @@ from torch import Tensor
 from turnscope.artifacts import DataError
 from turnscope.training.step import Tensors
 
+_BLOCK_FEATURES = 1 << 14
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -52,26 +54,42 @@ def measure(x_ND: Tensor) -> Statistics:
     return Statistics(mean_D, scale, spread * scale * scale)
 
 
-def initial_weights(x_ND: Tensor, statistics: Statistics, n_features: int, data_share: float, seed: int) -> Tensors:
+def initial_weights(
+    x_ND: Tensor, statistics: Statistics, n_features: int, data_share: float, seed: int, share: slice = slice(None)
+) -> Tensors:
     """Decoder rows that already point where data lie; encoder equal to decoder; biases 0; b_dec the mean.
 
     A direction is p * (a centred data point) + (1 - p) * (a random direction), both of unit norm, normalised: METHODS
-    3.3 and 7.14 with p = 0.8. Rows are drawn without repeat as far as they go.
+    3.3 and 7.14 with p = 0.8. Rows are drawn without repeat as far as they go. `share`: these features only, as they
+    are among all.
     """
     generator = torch.Generator().manual_seed(seed)
     n_rows, d_model = x_ND.shape
     draws = [torch.randperm(n_rows, generator=generator) for _ in range(-(-n_features // n_rows))]
-    chosen_F = torch.cat(draws)[:n_features]
+    chosen_F = torch.cat(draws)[:n_features][share]
     centred_FD = (x_ND[chosen_F].double() - statistics.mean_D).float()
-    random_FD = torch.randn(n_features, d_model, generator=generator)
+    random_FD = _normal(n_features, d_model, generator, share)
     w_dec_FD = _unit(data_share * _unit(centred_FD) + (1 - data_share) * _unit(random_FD))
     b_dec_D = (statistics.mean_D * statistics.scale).float()
     return {
         "w_enc_FD": w_dec_FD.clone(),
-        "b_enc_F": torch.zeros(n_features),
+        "b_enc_F": torch.zeros(len(chosen_F)),
         "w_dec_FD": w_dec_FD,
         "b_dec_D": b_dec_D,
     }
+
+
+def _normal(n_features: int, d_model: int, generator: torch.Generator, share: slice) -> Tensor:
+    """`torch.randn(n_features, d_model)[share]`, to the bit, without room for all of it."""
+    first, last, _ = share.indices(n_features)
+    parts, done = list[Tensor](), 0
+    while done < n_features:
+        # torch draws numbers by sixteens: blocks of them go on where the last one ended, and the rest joins the last.
+        size = _BLOCK_FEATURES if n_features - done >= 2 * _BLOCK_FEATURES else n_features - done
+        block_FD = torch.randn(size, d_model, generator=generator)
+        parts.append(block_FD[max(0, first - done) : max(0, last - done)].clone())
+        done += size
+    return torch.cat(parts)
 
 
 def _unit(rows_FD: Tensor) -> Tensor:

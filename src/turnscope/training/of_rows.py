@@ -5,6 +5,7 @@ Legend: N rows, D width.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ class OfRows:
         if not bool(torch.isfinite(held_ND).all()):
             raise DataError("the held-out activations hold NaN or infinite values", where=f"{held_ND.shape[0]} rows")
         return held_ND
+
+    def saved(self, folder: Path, d_model: int) -> tuple[Trainer, dict[str, Any]] | None:
+        """The trainer and the state of a checkpoint, or None where there is none."""
+        return Trainer.saved(self.config, folder, d_model)
 
     def begin(self, source: ActivationSource) -> Trainer:
         """A trainer before its first step."""

@@ -5,6 +5,7 @@ Legend: N turns, T tokens of all of them, D width.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,10 @@ class OfTurns:
         if not (np.isfinite(held.mean_BD).all() and np.isfinite(held.tokens_TD).all()):
             raise DataError("the held-out activations hold NaN or infinite values", where=f"{len(held)} turns")
         return held
+
+    def saved(self, folder: Path, d_model: int) -> tuple[Trainer, dict[str, Any]] | None:
+        """The trainer and the state of a checkpoint, or None where there is none."""
+        return Trainer.saved(self.config, folder, d_model)
 
     def begin(self, source: TurnTokenSource) -> Trainer:
         """A trainer before its first step. Token features start in the directions in which tokens leave their turn's

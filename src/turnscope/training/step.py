@@ -41,6 +41,11 @@ class Step:
     figures: dict[str, float] = field(default_factory=dict[str, float])
     """More for the log: a penalty's coefficient, a second target's error."""
 
+    @property
+    def n_entries(self) -> int:
+        """Active entries of the batch."""
+        return self.fired_E.numel()
+
 
 class Architecture(Protocol):
     """Activation rule and loss of one kind of dictionary; each is one file. Between batches it remembers only what

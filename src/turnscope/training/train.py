@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from turnscope.artifacts import Artifact, ConfigError, Draft, begin, progress, sole_writer, write_text
+from turnscope.artifacts import Artifact, ConfigError, Draft, progress, write_text
 from turnscope.harvest.source import ActivationSource
 from turnscope.harvest.turn_tokens import TurnTokenSource
 from turnscope.sae import SAEConfig, SparseAutoencoder
 from turnscope.sae.nested import NestedSAE
-from turnscope.training.checkpoint import load_checkpoint, save_checkpoint
 from turnscope.training.config import ResolvedConfig, TrainConfig
 from turnscope.training.defaults import resolve_defaults
+from turnscope.training.distributed.mesh import Mesh, begun, joined
 from turnscope.training.interrupt import Pending, deferred_signals
 from turnscope.training.of_rows import OfRows
 from turnscope.training.of_turns import OfTurns
@@ -106,22 +106,29 @@ def run(
         input_fingerprint=source.fingerprint,
         **provenance.model_dump(),
     )
-    with sole_writer(config.out):
-        work = begin(config.out, "sae", resolved, inputs)
+    with joined(config.mesh, config.device) as mesh, begun(config.out, "sae", resolved, inputs, mesh) as work:
         if isinstance(work, Artifact):
             return TrainResult(work, resolved, _last_line(work.path / METRICS_NAME), tuple(notes))
         with _threads(config.threads, resolved.n_features * source.d_model), ExitStack() as open_log:
-            kind: Any = (OfTurns if resolved.unit == "nested" else OfRows)(resolved, sae_config)
+            kind = _kind(resolved, sae_config, mesh)
             held_data = kind.held(held or source)
             with deferred_signals() as pending:
-                trainer, log = _start(kind, source, work)
+                trainer, log = _start(kind, source, work, mesh)
                 open_log.callback(log.close)
-                if not _fit(config, kind, trainer, log, source, held_data, work, pending):
+                if not _fit(config, kind, trainer, log, source, held_data, work, pending, mesh) and mesh.is_first:
                     done = f"{trainer.step} of {resolved.n_steps}"
                     print(f"stopped after step {done}, saved; run the same command again to go on", file=sys.stderr)
             if pending.signal is not None:
                 raise KeyboardInterrupt  # reached only where the signal's own handler let the program live
-            return _finish(kind, trainer, log, held_data, work, tuple(notes))
+            return _finish(kind, trainer, log, held_data, work, tuple(notes), mesh)
+
+
+def _kind(config: ResolvedConfig, sae_config: SAEConfig, mesh: Mesh) -> Any:
+    if mesh.is_spread:
+        from turnscope.training.distributed.of_shards import OfShards
+
+        return OfShards(config, sae_config, mesh)
+    return (OfTurns if config.unit == "nested" else OfRows)(config, sae_config)
 
 
 @contextmanager
@@ -138,16 +145,15 @@ def _threads(wanted: int | None, n_weights: int) -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def _start(kind: OfRows | OfTurns, source: Any, draft: Draft) -> tuple[Trainer, _Log]:
+def _start(kind: Any, source: Any, draft: Draft, mesh: Mesh) -> tuple[Trainer, _Log]:
     """A trainer from the checkpoint, or a fresh one, and its log cut back to the same step."""
-    stored = load_checkpoint(draft.work, Trainer.layout(kind.config, source.d_model))
+    path = draft.work / METRICS_NAME if mesh.is_first else Path(os.devnull)
+    stored = kind.saved(draft.work, source.d_model)
     if stored is not None:
-        tensors, state = stored
+        trainer, state = stored
         source.load_state_dict(state["source"])
-        return Trainer.restore(kind.config, tensors, state["trainer"]), _Log(
-            draft.work / METRICS_NAME, state["log_bytes"]
-        )
-    return kind.begin(source), _Log(draft.work / METRICS_NAME, 0)
+        return trainer, _Log(path, state["log_bytes"])
+    return kind.begin(source), _Log(path, 0)
 
 
 def _fit(
@@ -159,14 +165,13 @@ def _fit(
     held: Any,
     draft: Draft,
     pending: Pending,
+    mesh: Mesh,
 ) -> bool:
     """Steps until the end; False when a signal stopped it, with a checkpoint of the last whole step."""
     resolved = trainer.config
 
     def checkpoint() -> None:
-        tensors, values = trainer.checkpoint()
-        state = {"trainer": values, "source": source.state_dict(), "log_bytes": log.flush()}
-        save_checkpoint(draft.work, tensors, state)
+        trainer.save(draft.work, {"source": source.state_dict(), "log_bytes": log.flush()})
 
     label = f"train {resolved.unit} SAE: {resolved.n_features} features, k {resolved.k}, lr {resolved.lr:.1e}"
     with progress(label, total=resolved.n_samples, unit="samples") as bar:
@@ -179,7 +184,8 @@ def _fit(
                 log.write(line)
                 fields = {"nmse": f"{line['nmse_raw']:.3f}", "l0": f"{line['l0']:.1f}", "dead": line["dead"]}
             bar.advance(len(batch), **fields)
-            if pending.signal is not None:
+            if signal := int(mesh.everyone.largest(pending.signal or 0)):
+                pending.signal = signal
                 checkpoint()
                 return False
             if trainer.step == resolved.n_steps:
@@ -190,16 +196,22 @@ def _fit(
     return True
 
 
-def _finish(kind: Any, trainer: Trainer, log: _Log, held: Any, draft: Draft, notes: tuple[str, ...]) -> TrainResult:
+def _finish(
+    kind: Any, trainer: Trainer, log: _Log, held: Any, draft: Draft, notes: tuple[str, ...], mesh: Mesh
+) -> TrainResult:
     """Set thresholds on one half of what was held out, measure on the other, write and commit."""
     sae, figures = kind.finish(trainer, held)
-    dead = int(trainer.dead_F.sum())
+    dead = trainer.n_dead
     final = {"final": True, "step": trainer.step, "samples": trainer.samples, "dead": dead, **figures}
     log.write(final)
     log.flush()
     sae.save(draft.path)
-    write_text(draft.path / METRICS_NAME, log.path.read_text(encoding="utf-8"))
-    artifact = draft.commit({"samples": trainer.samples, "steps": trainer.step, "dead": dead})
+
+    def commit() -> Artifact:
+        write_text(draft.path / METRICS_NAME, log.path.read_text(encoding="utf-8"))
+        return draft.commit({"samples": trainer.samples, "steps": trainer.step, "dead": dead})
+
+    artifact = mesh.first(commit) or Artifact.open(draft.path, "sae")
     return TrainResult(artifact, trainer.config, final, notes)
 
 
@@ -209,7 +221,8 @@ class _Log:
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self._file = path.open("a", encoding="utf-8", newline="\n")
-        self._file.truncate(size)
+        if path != Path(os.devnull):
+            self._file.truncate(size)
 
     def write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -218,7 +231,8 @@ class _Log:
     def flush(self) -> int:
         """Force everything to disk; returns the length in bytes."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self.path != Path(os.devnull):
+            os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from turnscope.artifacts import DataError
 from turnscope.harvest.turn_tokens import TurnTokens
 from turnscope.sae.weights import Layout
 from turnscope.training.architectures import make
+from turnscope.training.checkpoint import load_checkpoint, save_checkpoint
 from turnscope.training.config import ResolvedConfig
 from turnscope.training.defaults import learning_rate
 from turnscope.training.initial import Statistics
@@ -80,7 +82,7 @@ class Trainer:
         decoders = [name for name in self.weights if name.endswith("w_dec_FD") and self.architecture.unit_norm]
         for name in decoders:
             remove_parallel(gradients[name], self.weights[name])
-        clip_(gradients, self.config.clip_norm)
+        self.clip(gradients)
         for name, parameter in self.weights.items():
             parameter.grad = gradients[name]
         for group in self._adam.param_groups:
@@ -91,6 +93,15 @@ class Trainer:
         for name in decoders:
             w_dec_FD = self.weights[name]
             w_dec_FD.div_(w_dec_FD.norm(dim=1, keepdim=True).clamp_min_(1e-12))
+
+    def clip(self, gradients: Tensors) -> None:
+        """Scale all gradients so that their joint norm is at most `clip_norm`."""
+        clip_(gradients, self.config.clip_norm)
+
+    @property
+    def n_dead(self) -> int:
+        """Features silent for `dead_after` samples."""
+        return int(self.dead_F.sum())
 
     def log_line(self) -> dict[str, Any]:
         """Figures of the batches since the last call. Errors are on training rows, before each step's update."""
@@ -105,7 +116,7 @@ class Trainer:
             "nmse_centred": window.squared_error / (rows * self.variance),
             "auxk": window.auxiliary / max(1, window.batches),
             "l0": window.entries / rows,
-            "dead": int(self.dead_F.sum()),
+            "dead": self.n_dead,
             **{name: value / max(1, window.batches) for name, value in window.figures.items()},
         }
 
@@ -128,6 +139,17 @@ class Trainer:
         }
         return tensors, values
 
+    def save(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Replace the folder's checkpoint; `state` is what else the run depends on."""
+        tensors, values = self.checkpoint()
+        save_checkpoint(folder, tensors, {**state, "trainer": values})
+
+    @staticmethod
+    def saved(config: ResolvedConfig, folder: Path, d_model: int) -> tuple[Trainer, dict[str, Any]] | None:
+        """The trainer and the state of the folder's checkpoint, or None when it has none."""
+        stored = load_checkpoint(folder, Trainer.layout(config, d_model))
+        return (Trainer.restore(config, stored[0], stored[1]["trainer"]), stored[1]) if stored else None
+
     @staticmethod
     def layout(config: ResolvedConfig, d_model: int) -> Layout:
         """What a checkpoint of these settings must hold."""
@@ -143,18 +165,22 @@ class Trainer:
         names = [name.removesuffix(".m") for name in tensors if name.endswith(".m")]
         weights = {name: tensors[name].clone() for name in names}
         trainer = Trainer(config, weights, values["scale"], values["variance"], values["token_variance"])
-        trainer.step, trainer.samples = values["step"], values["samples"]
-        trainer.architecture.restore(values["architecture"])
-        trainer._window = _Window(**values["window"])
-        trainer.silent_for_F = tensors["silent_for_F"].clone()
-        if trainer.step:
-            for name, parameter in weights.items():
-                trainer._adam.state[parameter] = {
-                    "step": torch.tensor(float(trainer.step)),
+        trainer.take(tensors, values)
+        return trainer
+
+    def take(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Go to a checkpoint's step; the weights are its own already."""
+        self.step, self.samples = values["step"], values["samples"]
+        self.architecture.restore(values["architecture"])
+        self._window = _Window(**values["window"])
+        self.silent_for_F = tensors["silent_for_F"].clone()
+        if self.step:
+            for name, parameter in self.weights.items():
+                self._adam.state[parameter] = {
+                    "step": torch.tensor(float(self.step), device=parameter.device),
                     "exp_avg": tensors[f"{name}.m"].clone(),
                     "exp_avg_sq": tensors[f"{name}.v"].clone(),
                 }
-        return trainer
 
     def _after(self, made: Step) -> None:
         self.step += 1
@@ -192,7 +218,7 @@ class _Window:
     def add(self, made: Step) -> None:
         self.batches += 1
         self.rows += made.n_rows
-        self.entries += made.fired_E.numel()
+        self.entries += made.n_entries
         self.squared_error += made.squared_error
         self.power += made.power
         self.auxiliary += made.auxiliary

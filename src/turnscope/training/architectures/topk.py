@@ -65,11 +65,14 @@ class BatchTopK(TopK):
         encoder = weights["w_enc_FD"].t(), weights["b_enc_F"]
         codes = batch_top_k(c_BD, *encoder, self.config.k, self._hint, self.low_DF(weights))
         if codes.n_entries:
-            smallest = float(codes.values_E.min())
-            beta = self.config.threshold_beta
-            self.threshold = smallest if self.threshold is None else beta * self.threshold + (1 - beta) * smallest
-            self._hint = self.HINT_SHARE * smallest
+            self.follow(float(codes.values_E.min()))
         return codes
+
+    def follow(self, smallest: float) -> None:
+        """Move the threshold's running mean by a batch's smallest kept value."""
+        beta = self.config.threshold_beta
+        self.threshold = smallest if self.threshold is None else beta * self.threshold + (1 - beta) * smallest
+        self._hint = self.HINT_SHARE * smallest
 
     def folded(self, weights: Tensors) -> Tensors:
         """With the running threshold for all features."""
