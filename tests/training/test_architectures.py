@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from training_synthetic import planted
 
 from turnscope.sae import SAEConfig, SparseAutoencoder
 from turnscope.training.architectures import make
 from turnscope.training.architectures.matryoshka import Matryoshka
 from turnscope.training.config import ResolvedConfig, TrainConfig
 from turnscope.training.defaults import resolve_defaults
+from turnscope.training.sources import ArraySource
 from turnscope.training.step import Architecture, Step, Tensors, clip_, remove_parallel
+from turnscope.training.train import run
 
 B, D, F, K = 24, 7, 30, 3
 VARIANCE, ALPHA, LAMBDA = 5.0, 0.5, 0.03
@@ -23,8 +26,8 @@ VARIANCE, ALPHA, LAMBDA = 5.0, 0.5, 0.03
 
 def settings(architecture: str, **more: Any) -> ResolvedConfig:
     config = TrainConfig(
-        out=Path("unused"), architecture=architecture, n_features=F, k=K, auxk_coefficient=ALPHA,
-        sparsity_warmup=0.0, bandwidth=0.2, **{"auxk_k": 2, "sparsity": LAMBDA, **more},
+        out=Path("unused"), architecture=architecture, n_features=F, auxk_coefficient=ALPHA,
+        sparsity_warmup=0.0, bandwidth=0.2, **{"k": K, "auxk_k": 2, "sparsity": LAMBDA, **more},
     )  # fmt: skip
     return resolve_defaults(config, 1000, D)
 
@@ -83,7 +86,8 @@ class Dense:
     def jumprelu(self) -> tuple[Tensor, Tensor]:
         theta_F, width = self.w["log_threshold_F"].exp(), 0.2 * D**0.5
         z_BF = Jump.apply(self.pre_BF, theta_F, width)
-        return self.error(z_BF) + LAMBDA * Step_.apply(self.pre_BF, theta_F, width).sum() / B, z_BF
+        l0 = Step_.apply(self.pre_BF, theta_F, width).sum() / B
+        return self.error(z_BF) + LAMBDA * (2 / K) * (l0 - K) ** 2, z_BF
 
     def gated(self) -> tuple[Tensor, Tensor]:
         z_BF = (self.pre_BF.detach() > 0) * (self.w["r_mag_F"].exp() * self.u_BF + self.w["b_mag_F"]).relu()
@@ -212,6 +216,27 @@ def test_a_penalty_that_is_not_given_is_steered_towards_k() -> None:
     before = architecture.state()["sparsity"]
     architecture.step(weights, x_BD, none, 0.5)
     assert architecture.state()["sparsity"] < before
+
+
+@pytest.mark.parametrize(("k", "sign"), [(1, -1), (29, 1)])
+def test_the_penalty_of_jumprelu_pulls_from_both_sides(k: int, sign: int) -> None:
+    architecture = make(settings("jumprelu", k=k, sparsity=100.0), VARIANCE)
+    weights, x_BD = random_weights(architecture, torch.float32), torch.randn(B, D)
+    made = architecture.step(weights, x_BD, torch.zeros(0, dtype=torch.int64), 0.5)
+    assert 1 < made.fired_E.numel() / B < 29
+    assert sign * float(made.gradients["log_threshold_F"].sum()) > 0  # thresholds move against their gradient
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["relu", "jumprelu", "gated"])
+def test_the_active_features_asked_for_are_those_that_are_found(name: str, tmp_path: Path) -> None:
+    x_ND = planted(24_000, 48, 96, 4).x_ND
+    config = TrainConfig(
+        out=tmp_path / "sae", architecture=name, n_features=192, k=4, lr=2e-3, batch_size=256, n_samples=256_000
+    )
+    result = run(config, source=ArraySource(x_ND[:20_000], 256), held=ArraySource(x_ND[20_000:], 256))
+    assert result.metrics["held_l0"] == pytest.approx(4, rel=0.05)
+    assert result.metrics["held_nmse_centred"] < 0.5
 
 
 def test_a_bfloat16_product_finds_the_same_entries(monkeypatch: pytest.MonkeyPatch) -> None:

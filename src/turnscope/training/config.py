@@ -24,10 +24,11 @@ class _Shared(Config):
     prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
     """Of matryoshka: shares of the features that must rebuild the input by themselves, beside all of them."""
     sparsity: float | None = Field(default=None, gt=0)
-    """Of relu, jumprelu and gated: weight of the penalty. None: steered until k features are active on average."""
+    """Of relu and gated: weight of the penalty; None: steered until k features are active on average. Of jumprelu: of
+    the squared distance of the mean number of active features from k; None: 0.3."""
     sparsity_warmup: float = Field(default=0.05, ge=0, le=1)
-    """Share of the run over which a given `sparsity` rises."""
-    bandwidth: float = Field(default=1e-3, gt=0)
+    """Of relu and gated: share of the run over which a given `sparsity` rises."""
+    bandwidth: float = Field(default=1e-2, gt=0)
     """Of jumprelu: width of the window around a threshold in which it gets gradient, in units of sqrt(D)."""
     nested_form: Literal["shared", "decoupled"] = "shared"
     """Of nested: token features read the tokens, or (for comparison) their distance from the turn's mean."""
@@ -41,7 +42,9 @@ class _Shared(Config):
     """Type of the encoder product in training. In bfloat16 it only shortlists; what it lists is computed again."""
     warmup_share: float = Field(default=0.05, ge=0, le=1)
     decay_share: float = Field(default=0.2, ge=0, le=1)
-    clip_norm: float = Field(default=1.0, gt=0)
+    clip_norm: float = Field(default=0.01, gt=0)
+    """Largest joint norm of a step's gradients. It binds at nearly every step, on purpose: gradients shrink twentyfold
+    while the loss falls from 1, and Adam, which remembers those of the start, would slow down."""
     auxk_coefficient: float = Field(default=1 / 32, ge=0)
     init_data_share: float = Field(default=0.8, ge=0, le=1)
     """Share p of a centred data point in each initial direction, the rest a random one (METHODS 3.3)."""

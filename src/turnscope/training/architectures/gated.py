@@ -21,7 +21,7 @@ from turnscope.sae.codes import SparseCodes
 from turnscope.sae.sparse_ops import feature_order, feature_sum, weighted_row_sum
 from turnscope.training.architectures._flat import Flat
 from turnscope.training.architectures._sparsity import Coefficient
-from turnscope.training.architectures.relu import START_SPARSITY, starting_cut
+from turnscope.training.architectures.relu import starting_cut
 from turnscope.training.config import ResolvedConfig
 from turnscope.training.step import Step, Tensors, add_auxk, entry_gradient, reconstruct, sum_by_feature, through_input
 
@@ -33,7 +33,7 @@ class Gated(Flat):
 
     def __init__(self, config: ResolvedConfig, variance: float) -> None:
         super().__init__(config, variance)
-        self._coefficient = Coefficient(config.sparsity, config.k, START_SPARSITY, config.sparsity_warmup)
+        self._coefficient = Coefficient(config.sparsity, config.k, variance, config.sparsity_warmup)
 
     def shapes(self, d: int) -> dict[str, tuple[int, ...]]:
         """The four (b_enc_F is the gate's bias), and the magnitude's scale and bias."""

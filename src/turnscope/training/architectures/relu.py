@@ -32,7 +32,6 @@ from turnscope.training.step import (
 )
 
 START_SHARE = 4.0  # active features at the start, in units of k: there is room to choose from
-START_SPARSITY = 1e-4
 
 
 def starting_cut(weights: Tensors, c_ND: Tensor, k: int) -> float:
@@ -51,7 +50,7 @@ class ReLU(Flat):
 
     def __init__(self, config: ResolvedConfig, variance: float) -> None:
         super().__init__(config, variance)
-        self._coefficient = Coefficient(config.sparsity, config.k, START_SPARSITY, config.sparsity_warmup)
+        self._coefficient = Coefficient(config.sparsity, config.k, variance, config.sparsity_warmup)
 
     def start(self, weights: Tensors, c_ND: Tensor) -> Tensors:
         """Biases that leave a few times k features active."""
