@@ -23,6 +23,7 @@ from turnscope.training.config import ResolvedConfig
 from turnscope.training.distributed.files import write_shards
 from turnscope.training.distributed.mesh import Mesh
 from turnscope.training.distributed.select import keep_largest_of_rows, nth_largest
+from turnscope.training.distributed.topk import make_sharded
 from turnscope.training.distributed.trainer import ShardedTrainer
 from turnscope.training.initial import initial_weights, measure
 from turnscope.training.metrics import HeldMetrics
@@ -43,11 +44,12 @@ class OfShards(OfRows):
     def __init__(self, config: ResolvedConfig, sae_config: SAEConfig, mesh: Mesh) -> None:
         super().__init__(config, sae_config)
         self.mesh = mesh
+        make_sharded(config, 1.0, mesh)  # refuses what is not distributed before anything is read
+        mesh.must_fit(config.n_features, config.batch_size)
 
     def begin(self, source: ActivationSource) -> ShardedTrainer:
         """A trainer before its first step: this process's rows of the weights that one process would draw."""
         sample_ND, config, mesh = take(source, STATISTICS_ROWS), self.config, self.mesh
-        mesh.must_fit(config.n_features, config.batch_size)
         statistics, share = measure(sample_ND), mesh.share(config.n_features)
         weights = initial_weights(sample_ND, statistics, config.n_features, config.init_data_share, config.seed, share)
         return ShardedTrainer(config, weights, statistics.scale, statistics.variance, mesh)

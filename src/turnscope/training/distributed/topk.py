@@ -169,11 +169,12 @@ _BY_NAME: dict[str, type[ShardedTopK]] = {"topk": ShardedTopK, "batchtopk": Shar
 
 def make_sharded(config: ResolvedConfig, variance: float, mesh: Mesh) -> ShardedTopK:
     """The architecture that the settings name, over a mesh. Raises ConfigError for those that are not distributed."""
-    kind = _BY_NAME.get(config.architecture)
+    kind = _BY_NAME.get(config.architecture) if config.unit != "nested" else None
     if kind is None:
+        asked = "a nested dictionary" if config.unit == "nested" else config.architecture
         raise ConfigError(
-            f"{config.architecture} is not trained by several processes, only {' and '.join(_BY_NAME)}",
-            where="TrainConfig.architecture",
+            f"{asked} is not trained by several processes, only {' and '.join(_BY_NAME)} of turns or tokens",
+            where="TrainConfig",
             fix="train it in one process, or take batchtopk",
         )
     return kind(config, variance, mesh)

@@ -33,7 +33,6 @@ class ShardedTrainer(Trainer):
     """
 
     def __init__(self, config: ResolvedConfig, weights: Tensors, scale: float, variance: float, mesh: Mesh) -> None:
-        mesh.must_fit(config.n_features, config.batch_size)
         sharded = make_sharded(config, variance, mesh)
         super().__init__(config, {name: tensor.to(mesh.device) for name, tensor in weights.items()}, scale, variance)
         self.architecture, self.mesh = sharded, mesh  # pyright: ignore[reportAttributeAccessIssue]  (x_BD is its batch)
