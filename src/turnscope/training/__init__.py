@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from turnscope.training.config import ResolvedConfig as ResolvedConfig
     from turnscope.training.config import TrainConfig as TrainConfig
     from turnscope.training.defaults import resolve_defaults as resolve_defaults
+    from turnscope.training.job import TrainResult as TrainResult
     from turnscope.training.metrics import HeldMetrics as HeldMetrics
     from turnscope.training.metrics import evaluate as evaluate
+    from turnscope.training.several import Rows as Rows
+    from turnscope.training.several import run_several as run_several
     from turnscope.training.sources import ArraySource as ArraySource
     from turnscope.training.sources import Origin as Origin
-    from turnscope.training.train import TrainResult as TrainResult
     from turnscope.training.train import run as run
 
 __getattr__, __dir__, __all__ = lazy(
@@ -23,9 +25,11 @@ __getattr__, __dir__, __all__ = lazy(
         "Origin": "sources",
         "ResolvedConfig": "config",
         "TrainConfig": "config",
-        "TrainResult": "train",
+        "Rows": "several",
+        "TrainResult": "job",
         "evaluate": "metrics",
         "resolve_defaults": "defaults",
         "run": "train",
+        "run_several": "several",
     },
 )

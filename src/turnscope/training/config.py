@@ -40,8 +40,16 @@ class _Shared(Config):
     """Of nested: keep the error of tokens from the turn block."""
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the encoder product in training. In bfloat16 it only shortlists; what it lists is computed again."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """After warm-up: constant and then linear towards zero over `decay_share`; half a cosine from there to the end; or
+    constant to the end."""
     warmup_share: float = Field(default=0.05, ge=0, le=1)
     decay_share: float = Field(default=0.2, ge=0, le=1)
+    """Of schedule linear: share of the run over which the rate falls."""
+    patience: int | None = Field(default=None, ge=1)
+    """Lines of the log without a better held-out error after which the run ends; None: it never ends early."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """Of patience: by how much the held-out raw nMSE must fall to count as better."""
     clip_norm: float = Field(default=0.01, gt=0)
     """Largest joint norm of a step's gradients. It binds at nearly every step, on purpose: gradients shrink twentyfold
     while the loss falls from 1, and Adam, which remembers those of the start, would slow down."""
@@ -104,6 +112,12 @@ class TrainConfig(_Shared, SizeConfig):
     log_every: int | None = Field(default=None, ge=1)
     """Steps between lines of metrics.jsonl."""
 
+    shuffle_seed: int | None = Field(default=None, ge=0)
+    """Seed of the order of rows alone; None: `seed`. Runs with one order share a pass over the data."""
+    track: Literal["trackio", "wandb"] | None = None
+    """Also send the log's figures there (extra of that name)."""
+    track_project: str = "turnscope"
+
     checkpoint_every: int = Field(default=1000, ge=1)
     """Steps between checkpoints. Changes nothing in the result, so it may differ on resume."""
     mesh: tuple[int, int] | None = None
@@ -127,6 +141,7 @@ class ResolvedConfig(_Shared):
     auxk_k: int
     dead_after: int
     log_every: int
+    shuffle_seed: int
 
     @property
     def n_steps(self) -> int:

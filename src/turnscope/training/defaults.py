@@ -14,6 +14,8 @@ from turnscope.training.config import ResolvedConfig, TrainConfig
 MIN_ROWS = 100
 REFERENCE_WIDTH, REFERENCE_K, REFERENCE_D = 32_768 / 3584, 128, 3584
 REFERENCE_ROWS = 48  # 1.58M turns for 32,768 features
+RATE_RULE = "2e-4 sqrt(2^14/F)"
+_FEW_ROWS, _FEW_FIRINGS = 1 / 4, 100
 
 
 def resolve_defaults(config: TrainConfig, n_rows: int, d_model: int) -> ResolvedConfig:
@@ -63,12 +65,33 @@ def resolve_defaults(config: TrainConfig, n_rows: int, d_model: int) -> Resolved
         auxk_k=config.auxk_k or min(n_features, 2 ** round(math.log2(max(2, d_model / 2)))),
         dead_after=config.dead_after or min(longest_silence, max(10 * batch_size, n_samples // 40)),
         log_every=config.log_every or max(1, math.ceil(n_samples / batch_size) // 60),
+        shuffle_seed=config.seed if config.shuffle_seed is None else config.shuffle_seed,
     )
 
 
+def scarcity(config: ResolvedConfig, n_rows: int) -> list[str]:
+    """Notes on data that are too few for the number of features."""
+    notes = list[str]()
+    if n_rows < config.n_features * _FEW_ROWS:
+        notes.append(
+            f"{n_rows} rows for {config.n_features} features (fewer than one row per four features): "
+            "many features will be dead or hold a single row"
+        )
+    firings = config.n_samples * config.k / config.n_features
+    if firings < _FEW_FIRINGS:
+        notes.append(
+            f"{config.n_samples} samples of k {config.k} are {firings:.0f} for each of {config.n_features} features: "
+            f"under {_FEW_FIRINGS} little is learned (the published set-up has 18,000); train longer or narrower"
+        )
+    return notes
+
+
 def learning_rate(config: ResolvedConfig, step: int) -> float:
-    """Rate of step 0..n_steps-1: linear warm-up, constant, linear decay towards zero over the last share."""
+    """Rate of step 0..n_steps-1: linear warm-up, then as `schedule` says; it ends towards zero, or constant."""
     warmup, decay = config.warmup_share * config.n_steps, config.decay_share * config.n_steps
     rise = (step + 1) / warmup if warmup > 0 else 1.0
-    fall = (config.n_steps - step) / decay if decay > 0 else 1.0
+    if config.schedule == "cosine":
+        done = max(0.0, step - warmup) / max(1.0, config.n_steps - warmup)
+        return config.lr * min(1.0, rise) * (1 + math.cos(math.pi * done)) / 2
+    fall = (config.n_steps - step) / decay if decay > 0 and config.schedule == "linear" else 1.0
     return config.lr * min(1.0, rise, fall)

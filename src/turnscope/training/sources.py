@@ -86,12 +86,13 @@ def open_source(path: Path, config: TrainConfig) -> tuple[Source, Source | None,
     Errors of the store pass through: StorageError, IntegrityError, DataError when there are no rows of the unit.
     """
     store = open_activations(path)
+    seed = config.seed if config.shuffle_seed is None else config.shuffle_seed
 
     def rows(split: Split, batch_size: int) -> Source:
         if config.unit == "nested":
-            return TurnTokenSource(store, split, batch_size, config.seed)
+            return TurnTokenSource(store, split, batch_size, seed)
         return StoreSource(
-            store, unit=config.unit, split=split, batch_size=batch_size, seed=config.seed, memory=config.shuffle_memory
+            store, unit=config.unit, split=split, batch_size=batch_size, seed=seed, memory=config.shuffle_memory
         )
 
     n_rows = rows("train", 1).n_rows
