@@ -45,6 +45,39 @@ def test_the_stages_one_by_one(turnscope: cli_support.Command, inputs: pipeline_
     assert turnscope("verify", tmp_path).out == "5 artifacts read, 0 bad files\n"
 
 
+def test_a_nested_dictionary(turnscope: cli_support.Command, inputs: pipeline_support.Inputs, tmp_path: Path) -> None:
+    transcripts, activations, sae = tmp_path / "transcripts", tmp_path / "acts" / "resid.1", tmp_path / "sae"
+    assert turnscope("import", inputs.chats, "--out", transcripts).code == 0
+    harvest = ("harvest", transcripts, "--model", inputs.model, "--site", "resid.1", "--out", tmp_path / "acts")
+    size = ("--unit", "nested", "--features", "32", "--k", "4", "--turn-k", "3", "--turn-share", ".25", "--epochs", "2")
+    weights = ("--turn-weight", ".3", "--detach-turn")
+    assert turnscope(*harvest).code == 0
+    refused = turnscope("train", activations, *size, "--out", tmp_path / "none")
+    assert refused.code
+    assert "harvest with --tokens all" in refused.err
+
+    assert turnscope(*harvest[:-1], tmp_path / "tokens", "--tokens", "6").code == 0
+    activations = tmp_path / "tokens" / "resid.1"
+    ran = turnscope("train", activations, *size, *weights, "--out", sae, "--json")
+    assert ran.code == 0, ran.err
+    assert {"held_nmse_raw", "held_token_nmse_raw"} < set(json.loads(ran.out))
+    trained = json.loads((sae / "manifest.json").read_text())["config"]
+    assert (trained["turn_k"], trained["turn_weight"], trained["detach_turn"]) == (3, 0.3, True)
+
+    given = (
+        "evaluate", "--transcripts", transcripts, "--activations", activations, "--model", inputs.model,
+        "--min-positives", "8", "--json",
+    )  # fmt: skip
+    for block, features in (("turn", 8), ("token", 24)):
+        ran = turnscope(*given, "--sae", sae, "--block", block, "--out", tmp_path / block)
+        assert ran.code == 0, ran.err
+        told = json.loads(ran.out)
+        assert (told["unit"], told["features"]) == (block, features)
+        assert any("auroc" in row for row in told["traits"])
+    default = json.loads(turnscope(*given, "--sae", sae, "--out", tmp_path / "default").out)
+    assert default["unit"] == "turn"
+
+
 def test_a_whole_run(turnscope: cli_support.Command, inputs: pipeline_support.Inputs, tmp_path: Path) -> None:
     given = (
         "run", "--model", inputs.model, "--transcripts", inputs.chats, "--out", tmp_path / "run", "--features", "32",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import evaluation_support as support
 import numpy as np
 import pytest
 
-from turnscope.artifacts import DataError, IntegrityError
+from turnscope.artifacts import ConfigError, DataError, IntegrityError
 from turnscope.evaluation.codes import DictionaryReader
 
 ROWS = np.array([5, 0, 17, 3, 600, 599])
@@ -83,3 +85,55 @@ def test_a_token_dictionary_needs_tokens(world: support.World, tmp_path_factory:
     means = harvest.run(config).activations[support.SITE].path
     with pytest.raises(DataError, match="turn means only"):
         DictionaryReader(means, world.saes["token"]).codes_NF(ROWS)
+
+
+@pytest.fixture(scope="session", params=["shared", "decoupled"])
+def nested(request: pytest.FixtureRequest, world: support.World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from turnscope.training import TrainConfig
+    from turnscope.training import run as train
+
+    config = TrainConfig(
+        source=world.activations[support.SITE], out=tmp_path_factory.mktemp("nested") / "sae", unit="nested",
+        nested_form=request.param, n_features=24, turn_share=1 / 3, k=3, turn_k=2, n_samples=1500, batch_size=16,
+    )  # fmt: skip
+    return train(config).path
+
+
+def test_each_block_of_a_nested_dictionary_is_read_as_it_was_trained(world: support.World, nested: Path) -> None:
+    from turnscope.sae.nested import NestedSAE
+
+    sae, source = NestedSAE.load(nested), world.activations[support.SITE]
+    turn, token = DictionaryReader(source, nested), DictionaryReader(source, nested, block="token")
+    assert (turn.unit, token.unit) == ("turn", "token")
+    of_turns, of_tokens = [], []
+    for row in ROWS:
+        tokens = np.arange(turn.store.token_offsets[row], turn.store.token_offsets[row + 1])
+        mean_ND = turn.store.mean_ND(np.array([row]))
+        codes = sae.encode(turn.store.tokens_TD(tokens), np.array([len(tokens)]), mean_ND)
+        of_turns.append(codes.turn.to_dense()[0].numpy())
+        of_tokens.append(codes.token.to_dense().max(0).values.numpy())
+    np.testing.assert_allclose(turn.codes_NF(ROWS), of_turns, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(token.codes_NF(ROWS), of_tokens, rtol=1e-4, atol=1e-4)
+    assert np.stack(of_tokens).max() > 0
+
+
+def test_a_token_block_is_judged_by_what_both_blocks_rebuild(world: support.World, nested: Path) -> None:
+    from turnscope.sae.nested import NestedSAE
+
+    reader = DictionaryReader(world.activations[support.SITE], nested, block="token")
+    rows = np.arange(100)
+    fit = reader.fit(rows, 10_000, 0)
+    offsets, sae = reader.store.token_offsets, NestedSAE.load(nested)
+    tokens_TD = reader.store.tokens_TD(np.arange(offsets[100]))
+    lengths = np.diff(offsets[:101])
+    codes = sae.encode(tokens_TD, lengths, reader.store.mean_ND(rows))
+    miss = sae.decode_tokens(codes).double().numpy() - tokens_TD
+    assert fit["nmse_raw"] == pytest.approx((miss**2).sum() / (tokens_TD.astype(float) ** 2).sum(), rel=1e-4)
+    assert fit["l0"] == pytest.approx(codes.token.n_entries / len(tokens_TD))
+    assert fit["rows"] == len(tokens_TD)
+    assert reader.fit(rows, 50, 0)["rows"] <= 50
+
+
+def test_a_flat_dictionary_has_no_blocks(world: support.World) -> None:
+    with pytest.raises(ConfigError, match="not nested"):
+        DictionaryReader(world.activations[support.SITE], world.saes["token"], block="token")

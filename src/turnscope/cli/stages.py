@@ -154,7 +154,7 @@ def _template(name: str) -> str:
 
 def evaluate(
     *, transcripts: Path, activations: Path, sae: Path, model: str, out: Path, min_positives: int = 25,
-    json: bool = False,
+    block: Literal["turn", "token"] | None = None, json: bool = False,
 ) -> None:  # fmt: skip
     """Hold a dictionary's features against the labels that the turns carry: best feature, controls, baselines.
 
@@ -175,6 +175,8 @@ def evaluate(
         Folder of the evaluation.
     min_positives
         Fewest turns with, and without, a label in each split.
+    block
+        Of a nested dictionary: the turn block (default), or the token block, its codes pooled by maximum.
     json
         Print as JSON.
     """
@@ -182,8 +184,9 @@ def evaluate(
     from turnscope.evaluation.planted import run
 
     config = PlantedConfig(
-        transcripts=transcripts, activations=activations, sae=sae, model=model, out=out, min_positives=min_positives
-    )
+        transcripts=transcripts, activations=activations, sae=sae, model=model, out=out, min_positives=min_positives,
+        block=block,
+    )  # fmt: skip
     report = run(config).report
     if json:
         return print_json(report)

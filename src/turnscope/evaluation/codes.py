@@ -12,22 +12,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from turnscope.artifacts import Artifact, IntegrityError
+from turnscope.artifacts import Artifact, ConfigError, IntegrityError
 from turnscope.harvest.store import ActivationStore, open_activations
+from turnscope.harvest.turn_tokens import TurnTokens
 from turnscope.sae import SparseAutoencoder
-from turnscope.training.metrics import evaluate
+from turnscope.sae.nested import NestedSAE, is_nested
+from turnscope.training.metrics import evaluate, evaluate_nested
 
 Floats = NDArray[np.float32]
 _TURNS_AT_ONCE = 512
 
 
 class DictionaryReader:
-    """A dictionary together with the activations it reads."""
+    """A dictionary together with the activations it reads.
 
-    def __init__(self, activations: Path, sae: Path, pool: Literal["max", "mean", "sum"] = "max") -> None:
+    Args:
+        activations: a store of one site.
+        sae: the dictionary.
+        pool: how codes of tokens become one vector a turn.
+        block: of a nested dictionary, the block that is read; the turn block when not given.
+    """
+
+    def __init__(
+        self,
+        activations: Path,
+        sae: Path,
+        pool: Literal["max", "mean", "sum"] = "max",
+        block: Literal["turn", "token"] | None = None,
+    ) -> None:
         self.store: ActivationStore = open_activations(activations)
         self.sae_artifact = Artifact.open(sae, "sae")
-        self.sae = SparseAutoencoder.load(sae)
+        self._nested = NestedSAE.load(sae) if is_nested(sae) else None
+        if self._nested is None and block is not None:
+            raise ConfigError(f"no {block} block: this dictionary is not nested", where=str(sae), fix="leave out block")
+        if self._nested is None:
+            self.sae = SparseAutoencoder.load(sae)
+        else:
+            self.sae = self._nested.token if block == "token" else self._nested.turn
         self.unit, self._pool = self.sae.config.unit, pool
         self._require_same_reading(activations)
 
@@ -61,7 +82,10 @@ class DictionaryReader:
             return self.sae.encode(self.store.mean_ND(rows_N)).to_dense().numpy()
         offsets = self.store.token_offsets
         sizes = offsets[rows_N + 1] - offsets[rows_N]
-        codes = self.sae.encode(self.store.tokens_TD(self._token_rows(rows_N)))
+        read_TD = torch.from_numpy(self.store.tokens_TD(self._token_rows(rows_N)))
+        if self._nested is not None:
+            read_TD = self._nested.read_by_tokens(read_TD, sizes, self.store.mean_ND(rows_N))
+        codes = self.sae.encode(read_TD)
         turn_of_T = torch.from_numpy(np.repeat(np.arange(len(rows_N)), sizes))
         n_features = self.sae.config.n_features
         where_E = turn_of_T[codes.rows_E()] * n_features + codes.indices_E
@@ -91,9 +115,30 @@ class DictionaryReader:
         return torch.from_numpy(read(rows_N))
 
     def fit(self, rows_N: NDArray[np.int64], most: int, seed: int) -> dict[str, Any]:
-        """How well the dictionary rebuilds these turns, on at most so many rows of its own unit."""
+        """How well the dictionary rebuilds these turns, on at most so many rows of its own unit.
+
+        The token block of a nested dictionary rebuilds tokens together with the turn block.
+        """
+        about = {"features": self.sae.config.n_features, "k": self.sae.config.k, "unit": self.unit}
+        if self._nested is not None and self.unit == "token":
+            return about | self._fit_of_tokens(self._nested, rows_N, most, seed)
         held = evaluate(self.sae, self.sample(rows_N, most, seed))
         return {
             "nmse_raw": held.nmse_raw, "nmse_centred": held.nmse_centred, "l0": held.l0, "dead": held.silent,
-            "features": self.sae.config.n_features, "k": self.sae.config.k, "unit": self.unit, "rows": held.n_rows,
+            **about, "rows": held.n_rows,
+        }  # fmt: skip
+
+    def _fit_of_tokens(self, nested: NestedSAE, rows_N: NDArray[np.int64], most: int, seed: int) -> dict[str, Any]:
+        """Of whole turns, drawn at random until the next one would exceed `most` tokens."""
+        offsets = self.store.token_offsets
+        drawn = np.random.default_rng(seed).permutation(rows_N)
+        drawn = drawn[offsets[drawn + 1] > offsets[drawn]]
+        fits = np.cumsum(offsets[drawn + 1] - offsets[drawn]) <= most
+        rows_N = np.sort(drawn[fits] if fits.any() else drawn[:1])
+        sizes = offsets[rows_N + 1] - offsets[rows_N]
+        tokens_TD = self.store.tokens_TD(self._token_rows(rows_N))
+        held = evaluate_nested(nested, TurnTokens(self.store.mean_ND(rows_N), tokens_TD, sizes))
+        return {
+            "nmse_raw": held["held_token_nmse_raw"], "nmse_centred": held["held_token_nmse_centred"],
+            "l0": held["held_token_l0"], "dead": held["held_token_silent"], "rows": len(tokens_TD),
         }  # fmt: skip

@@ -55,6 +55,8 @@ class PlantedConfig(Config):
     n_boot: int = Field(default=500, ge=100)
     pool: Literal["max", "mean", "sum"] = "max"
     """How a token dictionary's codes become one vector a turn (METHODS 1.5: max is the best of them)."""
+    block: Literal["turn", "token"] | None = None
+    """Of a nested dictionary: which of its blocks is evaluated; the turn block when not given."""
     examples: int = Field(default=5, ge=0)
     """Top turns kept for each chosen feature."""
     seed: int = 0

@@ -64,9 +64,9 @@ def run(config: PlantedConfig) -> PlantedResult:
             another process writes there.
     """
     transcripts = open_transcripts(config.transcripts)
-    main = DictionaryReader(config.activations, config.sae, config.pool)
+    main = DictionaryReader(config.activations, config.sae, config.pool, config.block)
     others = {
-        name: DictionaryReader(*paths, config.pool)
+        name: DictionaryReader(*paths, config.pool, config.block)
         for name, paths in (("embedding", config.embedding), ("random_model", config.random_model))
         if paths
     }
