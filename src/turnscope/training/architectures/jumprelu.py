@@ -11,7 +11,7 @@ straight-through estimators): d z / d theta = -(theta / eps) K((pre - theta) / e
 step touches only those above.
 
 The paper's eps of 1e-3 is for inputs of mean square norm 1; here that is D, so `config.bandwidth` is in units of
-sqrt(D). Its default is ten times as wide: in the published width too few entries of a short run fall inside for
+sqrt(D). Its default is a hundred times as wide: in the published width too few entries of a short run fall inside for
 thresholds to move (docs/training.md). Thresholds start where a few times k features are active, not near 0: a
 threshold that starts far under all pre-activations has no entries inside the rectangle, and never learns.
 
