@@ -269,7 +269,9 @@ def _told() -> Generator[None]:
     """Turn torch's word for a peer that is gone, or silent for too long, into one line."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # DistBackendError and DistNetworkError are RuntimeErrors
+    except RuntimeError as error:  # gloo's own, and those of torch.distributed
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         said = str(error).strip().splitlines() or [""]
         raise LostError(
             f"another process of the run has ended or does not answer: {said[0][:200]}",
