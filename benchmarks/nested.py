@@ -26,13 +26,20 @@ from nested_rule import Row, verdict
 
 SITE = "resid.3"
 COMPARED = ("N1", "N2", "joint", "decoupled")
+JOINTS = {
+    "joint": "a turn has all features of its tokens, a token k_T + k",
+    "joint, k": "a turn has all features of its tokens, a token k",
+    "joint, cut": "a turn has k_T, a token k_T + k",
+    "joint, cut, k": "a turn has k_T, a token k",
+}
+"""What "equal k" may mean for a form with one selection: the rule is applied with each of them as joint."""
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "N1, w .2": {"turn_weight": 0.2},
     "N1, w .8": {"turn_weight": 0.8},
     "N1, detach": {"detach_turn": True},
 }
 CONTROLS = ("flat turn", "flat token", "mean chunk")
-ORDER = (*COMPARED, "joint, cut", *CONTROLS, "temporal", *VARIANTS)
+ORDER = (*COMPARED, *(form for form in JOINTS if form != "joint"), *VARIANTS, *CONTROLS, "temporal")
 QUICK = ("N1", "N2", "joint", "decoupled")
 COLUMNS = (
     "turn_nmse", "token_nmse", "planted", "response", "half_nmse", "turn_l0", "token_l0", "turn_silent", "turn_alone",
@@ -71,15 +78,15 @@ def main() -> int:
     print("\n".join(markdown(table)))
     share = rows[0]["between_share"]
     print(f"between-turn share of token variance on eval: {share:.3f}")
-    compared = {form: table[form] for form in COMPARED}
-    told = verdict({form: Row(**{n: row[n] for n in Row._fields}) for form, row in compared.items()})
-    print(told.text)
+    told = verdicts(table)
+    for which, text in told.items():
+        print(f"{which}: {text}")
     goals = targets(rows)
     for goal in goals:
         print(f"{'ok  ' if goal['holds'] else 'MISS'} {goal['name']}: {goal['value']} (goal {goal['goal']})")
     if arguments.json:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        result = {"machine": machine, "rows": rows, "verdict": told.text, "targets": goals}
+        result = {"machine": machine, "rows": rows, "verdicts": told, "targets": goals}
         arguments.json.write_text(json.dumps(result, indent=1))
     return 0 if all(goal["holds"] for goal in goals) else 1
 
@@ -156,6 +163,16 @@ def train(form: str, seed: int, size: Size, world: World, out: Path) -> Any:
     more = {"nested_form": "decoupled"} if form == "decoupled" else VARIANTS.get(form, {})
     made = train_one(TrainConfig.model_validate({**nested, **more, "source": store.artifact.path}))
     return ReadNested(made.load_nested())
+
+
+def verdicts(table: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    """The rule's outcome, for each reading of "equal k" that was trained."""
+    rows = {form: Row(**{name: figures[name] for name in Row._fields}) for form, figures in table.items()}
+    return {
+        f"{form} ({meaning})": verdict({name: rows[form if name == "joint" else name] for name in COMPARED}).text
+        for form, meaning in JOINTS.items()
+        if form in rows
+    }
 
 
 def averaged(rows: list[dict[str, Any]]) -> dict[str, Any]:

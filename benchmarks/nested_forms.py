@@ -138,11 +138,17 @@ class PerToken(Dense):
 
 
 class Joint(Dense):
-    """One selection over a token's whole code, as many features as N1 gives a token; the prefix is averaged over the
-    turn. Weights .8 (whole code, tokens) and .2 (prefix, turn means).
+    """One selection over a token's whole code, as many features as N1 rebuilds a token from (k_T + k); the prefix is
+    averaged over the turn, so that a turn has the features of all its tokens. Weights .8 (whole code, tokens) and .2
+    (prefix, turn means).
     """
 
     share_turn: ClassVar[float] = 0.2
+
+    @property
+    def kept(self) -> int:
+        """Active features of a token."""
+        return self.config.turn_k + self.config.k
 
     def find(self, w: Tensors, batch: Batch) -> Found:
         """Every token has a prefix of its own; the turn's code is their mean."""
@@ -151,7 +157,7 @@ class Joint(Dense):
         w_enc_FD = torch.cat([turn["w_enc_FD"], token["w_enc_FD"]])
         b_enc_F = torch.cat([turn["b_enc_F"], token["b_enc_F"]])
         acts_TF = ((tokens_TD - token["b_dec_D"]) @ w_enc_FD.t() + b_enc_F).relu()
-        z_TF = self.cut("whole", acts_TF, self.config.turn_k + self.config.k)
+        z_TF = self.cut("whole", acts_TF, self.kept)
         prefix_TM, z_TP = z_TF[:, : self.n_turn], z_TF[:, self.n_turn :]
         z_BM = self.pooled(means(prefix_TM, lengths_B))
         turn_hat_BD = z_BM @ turn["w_dec_FD"] + turn["b_dec_D"]
@@ -178,6 +184,19 @@ class JointCut(Joint):
         return self.cut("turn", mean_BM, self.config.turn_k)
 
 
+class JointOwn(Joint):
+    """Joint with k active features of a token, as many as a token of N1 has for itself."""
+
+    @property
+    def kept(self) -> int:
+        """Active features of a token."""
+        return self.config.k
+
+
+class JointCutOwn(JointCut, JointOwn):
+    """Both."""
+
+
 class Temporal(Joint):
     """(0.8 L_whole + 0.2 L_prefix) / 2 + InfoNCE between the prefixes of neighbouring tokens, temperature .1."""
 
@@ -200,7 +219,14 @@ class Temporal(Joint):
         return (0.8 * whole + 0.2 * prefix) / 2 + agree
 
 
-FORMS: Mapping[str, type[Dense]] = {"N2": PerToken, "joint": Joint, "joint, cut": JointCut, "temporal": Temporal}
+FORMS: Mapping[str, type[Dense]] = {
+    "N2": PerToken,
+    "joint": Joint,
+    "joint, cut": JointCut,
+    "joint, k": JointOwn,
+    "joint, cut, k": JointCutOwn,
+    "temporal": Temporal,
+}
 
 
 def turn_of(lengths_B: Tensor) -> Tensor:
