@@ -1,0 +1,50 @@
+"""Settings of the feature index and of the tools that read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from turnscope.artifacts import Config
+
+Split = Literal["train", "explain", "eval", "locked"]
+
+
+class IndexConfig(Config):
+    """Index one dictionary over one set of activations."""
+
+    activations: Path
+    """Activations of the site that the dictionary reads; with tokens for a token or nested dictionary."""
+    sae: Path
+    transcripts: Path
+    """What was harvested: labels and texts come from here."""
+    out: Path
+    splits: tuple[Split, ...] = Field(default=("train", "explain", "eval"), min_length=1)
+    """Turns that are indexed. `locked` is for the last test of a finished claim, so it is left out unless named."""
+    dense: float = Field(default=0.5, gt=0, le=1)
+    """A feature that fires on more than this share of turns is flagged dense."""
+    outlier_norm: float = Field(default=10.0, gt=1)
+    """Tokens whose norm is so many times the median are attention sinks and get no codes; turns likewise are marked
+    as outliers and serve as no example. The first token of a rendered conversation is always a sink."""
+    bins: int = Field(default=20, ge=2, le=200)
+    """Of each feature's histogram, from 0 to its maximum."""
+    neighbours: int = Field(default=10, ge=1, le=100)
+    """Decoder neighbours, and co-firing partners by each measure, kept for a feature."""
+    cofiring_turns: int = Field(default=100_000, ge=100)
+    """Turns, drawn at random, on which co-firing is counted."""
+    duplicate_cosine: float = Field(default=0.95, gt=0, le=1)
+    duplicate_jaccard: float = Field(default=0.5, gt=0, le=1)
+    """A feature with a lower-numbered one this near, by decoder and by firing, is its duplicate."""
+    word_turns: int = Field(default=20_000, ge=100)
+    """Turns, drawn at random, on which words are held against features."""
+    vocabulary: int = Field(default=20_000, ge=10)
+    """Words, and pairs of words, that are held against features: the most frequent ones."""
+    seed: int = 0
+    block_turns: int = Field(default=2048, ge=1)
+    """Turns encoded at a time: the unit of going on after a kill."""
+    block_tokens: int = Field(default=65_536, ge=1)
+    """Most tokens of such a block, but for a turn that is longer by itself."""
+    memory_entries: int = Field(default=8_000_000, ge=1_000, exclude=True)
+    """Entries sorted in memory at a time (about 40 bytes each)."""

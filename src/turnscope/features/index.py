@@ -1,0 +1,146 @@
+"""`turnscope index`: activations and a dictionary in, the feature index out.
+
+Legend: N indexed turns, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from turnscope.artifacts import (
+    Artifact,
+    ConfigError,
+    Draft,
+    IntegrityError,
+    atomic_path,
+    begin,
+    sole_writer,
+    write_json,
+)
+from turnscope.features.config import IndexConfig
+from turnscope.features.postings import Counts, Postings
+from turnscope.features.statistics import Describer, Following, categories
+from turnscope.features.store import FACTS, FEATURES, GROUPS, KIND, TURNS, FeatureIndex
+from turnscope.features.turns import next_rows, next_rows_of_role, turn_table
+from turnscope.harvest.store import ActivationStore, open_activations
+from turnscope.transcripts.store import TranscriptStore, open_transcripts
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    """A finished index."""
+
+    artifact: Artifact
+
+    def open(self) -> FeatureIndex:
+        """For reading."""
+        return FeatureIndex(self.artifact)
+
+
+def run(config: IndexConfig) -> IndexResult:
+    """Index a dictionary. Stopped, it goes on after the last block of turns that was encoded, to the same bytes.
+
+    Raises:
+        ConfigError: a dictionary of another width.
+        DataError: no turns of the splits asked for; turns that are not in the transcripts; a token dictionary and
+            activations without tokens.
+        IntegrityError: activations read otherwise than the dictionary's, or harvested from other transcripts; `out`
+            holds another index, or another process writes there.
+    """
+    from turnscope.features.encode import Dictionary
+
+    store, transcripts = open_activations(config.activations), open_transcripts(config.transcripts)
+    dictionary = Dictionary(config.sae)
+    dictionary.require_same_reading(store)
+    _require_fit(store, transcripts, dictionary.config.d_model)
+    if dictionary.unit == "token":
+        store.raw("token")
+    inputs = {
+        "activations": store.fingerprint,
+        "sae": dictionary.artifact.fingerprint,
+        "transcripts": transcripts.fingerprint,
+    }
+    with sole_writer(config.out):
+        draft = begin(config.out, KIND, config, inputs)
+        if isinstance(draft, Artifact):
+            return IndexResult(draft)
+        return IndexResult(_make(config, draft, store, transcripts, dictionary))
+
+
+def _require_fit(store: ActivationStore, transcripts: TranscriptStore, d_model: int) -> None:
+    if d_model != store.d_model:
+        raise ConfigError(f"a dictionary of width {d_model}, activations of width {store.d_model}")
+    harvested = store.artifact.manifest.inputs.get("transcripts")
+    if harvested and harvested != transcripts.fingerprint:
+        raise IntegrityError(
+            "these activations were harvested from other transcripts",
+            where=str(transcripts.artifact.path),
+            fix="name the transcripts that the activations were harvested from",
+        )
+
+
+def _make(
+    config: IndexConfig, draft: Draft, store: ActivationStore, transcripts: TranscriptStore, dictionary: Any
+) -> Artifact:
+    turns = turn_table(store, transcripts, config.splits, config.outlier_norm)
+    write_table(draft, TURNS, turns)
+    postings = Postings(draft, config, store, dictionary, turns["activation_row"].to_numpy())
+    postings.make_pieces()
+    counts = postings.join()
+    describer = _describer(config, turns)
+    for group in postings.turn_round(counts):
+        describer.add(group)
+    for _ in postings.turn_tokens_round(counts):
+        pass
+    write_table(draft, GROUPS, pa.concat_tables(describer.parted))
+    features = pa.concat_tables(describer.tables)
+    features = _with_tokens(features, counts, dictionary.n_turn_features)
+    write_table(draft, FEATURES, features)
+    facts: dict[str, Any] = {
+        "unit": dictionary.unit, "n_turns": turns.num_rows, "n_features": dictionary.n_features,
+        "n_turn_features": dictionary.n_turn_features, "n_tokens": counts.n_tokens, "site": dictionary.config.site,
+    }  # fmt: skip
+    write_json(draft.path / FACTS, facts)
+    return draft.commit(
+        {
+            "turns": turns.num_rows, "turns.not_indexed": len(store) - turns.num_rows,
+            "entries": int(counts.turns_F.sum()),
+            "features": dictionary.n_features, "features.dead": int((counts.turns_F == 0).sum()),
+            "tokens": counts.n_tokens, "tokens.sinks": counts.n_sinks,
+        }
+    )  # fmt: skip
+
+
+def _describer(config: IndexConfig, turns: pa.Table) -> Describer:
+    def codes(name: str) -> Any:
+        return turns[name].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+
+    conversation_N, role_N = codes("conversation_id"), codes("role")
+    turn_N = turns["turn"].to_numpy().astype(np.int64)
+    follow = {
+        "persistence": Following(next_rows(conversation_N, turn_N)),
+        "persistence_of_role": Following(next_rows_of_role(conversation_N, turn_N, role_N)),
+    }
+    return Describer(turns.num_rows, config.bins, config.dense, follow, categories(turns))
+
+
+def _with_tokens(features: pa.Table, counts: Counts, n_turn_features: int) -> pa.Table:
+    power = features["power"].to_numpy()
+    block = np.where(np.arange(len(power)) < n_turn_features, "turn", "token")
+    share = power / power.sum() if power.sum() > 0 else power
+    columns = {"share": share, "block": block, "n_tokens": counts.tokens_F}
+    features = features.drop_columns(["power"])
+    for name, values in columns.items():
+        features = features.append_column(name, pa.array(values))
+    return features
+
+
+def write_table(draft: Draft, name: str, table: pa.Table) -> None:
+    """A Parquet file of the index. Raises StorageError."""
+    with atomic_path(draft.path / name) as temp:
+        pq.write_table(table, temp)

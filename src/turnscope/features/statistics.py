@@ -1,0 +1,172 @@
+"""What each feature does on the indexed turns, from its postings, a group of features at a time.
+
+Legend: N turns, E entries, G features of a group, B bins.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from turnscope.features.sorting import Group
+
+Ints = NDArray[np.int64]
+DECILES = tuple(round(i / 10, 1) for i in range(11))
+
+
+class Category(NamedTuple):
+    """A way to part the turns: the value of each (as a number), and the values' names."""
+
+    by: str
+    code_N: Ints
+    names: list[str]
+
+
+class Following(NamedTuple):
+    """For each turn the row of another one that follows it in some sense, -1 where there is none."""
+
+    next_N: Ints
+
+    def rates(self, group: Group, n_turns: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Ints]:
+        """(share of a feature's turns after which it fires again, the share expected by chance, turns that count).
+
+        By chance: the share of all turns that follow a turn on which it fires.
+        """
+        local_E = group.local_E()
+        next_E = self.next_N[group.places_E]
+        n = len(group.ptr) - 1
+        asked_G = np.bincount(local_E[next_E >= 0], minlength=n)
+        keys_E = local_E * n_turns + group.places_E
+        sought = (local_E * n_turns + next_E)[next_E >= 0]
+        at = np.minimum(np.searchsorted(keys_E, sought), max(0, len(keys_E) - 1))
+        again = keys_E[at] == sought if len(keys_E) else np.zeros(0, np.bool_)
+        again_G = np.bincount(local_E[next_E >= 0][again], minlength=n)
+        is_next_N = np.zeros(n_turns, np.bool_)
+        is_next_N[self.next_N[self.next_N >= 0]] = True
+        base_G = np.bincount(local_E[is_next_N[group.places_E]], minlength=n)
+        return _share(again_G, asked_G), base_G / max(1, int(is_next_N.sum())), asked_G
+
+
+def _share(some_G: Ints, all_G: Ints) -> NDArray[np.float64]:
+    """Shares; NaN where there is nothing to take a share of."""
+    return np.divide(some_G, all_G, out=np.full(len(all_G), np.nan), where=all_G > 0)
+
+
+class Describer:
+    """Rows of `features.parquet` and of `groups.parquet` for one group of features after another.
+
+    Args:
+        n_turns: indexed turns.
+        bins: of the histograms.
+        dense: density above which a feature is flagged.
+        follow: named ways in which a turn follows another.
+        categories: ways to part the turns.
+    """
+
+    def __init__(
+        self, n_turns: int, bins: int, dense: float, follow: dict[str, Following], categories: list[Category]
+    ) -> None:
+        self._n, self._bins, self._dense, self._follow, self._categories = n_turns, bins, dense, follow, categories
+        self.tables: list[pa.Table] = []
+        self.parted: list[pa.Table] = []
+
+    def add(self, group: Group) -> None:
+        """Take in the next group."""
+        n = len(group.ptr) - 1
+        counts_G = np.diff(group.ptr)
+        columns: dict[str, Any] = {
+            "feature": np.arange(group.first, group.last, dtype=np.int32),
+            "n_turns": counts_G,
+            "density": counts_G / self._n,
+            "dead": counts_G == 0,
+            "dense": counts_G / self._n > self._dense,
+        }
+        columns |= _values(group, self._bins)
+        for name, following in self._follow.items():
+            rate_G, expected_G, asked_G = following.rates(group, self._n)
+            columns |= {name: pa.array(rate_G, from_pandas=True), f"{name}_by_chance": expected_G}
+            columns[f"{name}_turns"] = asked_G
+        self.tables.append(pa.table(columns))
+        local_E = group.local_E()
+        for category in self._categories:
+            self._part(group.first, n, local_E, group.places_E, category)
+
+    def _part(self, first: int, n: int, local_E: Ints, rows_E: NDArray[Any], category: Category) -> None:
+        width = len(category.names)
+        counts = np.bincount(local_E * width + category.code_N[rows_E], minlength=n * width)
+        some = np.flatnonzero(counts)
+        features, values = np.divmod(some, width)
+        totals = np.bincount(category.code_N, minlength=width)
+        self.parted.append(
+            pa.table(
+                {
+                    "feature": (features + first).astype(np.int32),
+                    "by": pa.array([category.by] * len(some), pa.string()),
+                    "value": pa.array([category.names[v] for v in values.tolist()], pa.string()),
+                    "n_turns": counts[some],
+                    "of": totals[values],
+                    "density": counts[some] / totals[values],
+                }
+            )
+        )
+
+
+def _values(group: Group, bins: int) -> dict[str, Any]:
+    """Exact quantiles of the values of each feature, and their histogram."""
+    n = len(group.ptr) - 1
+    local_E = group.local_E()
+    order_E = np.lexsort((group.values_E, local_E)) if n > 1 else np.argsort(group.values_E, kind="stable")
+    sorted_E = group.values_E[order_E]
+    counts_G = np.diff(group.ptr)
+    alive = np.flatnonzero(counts_G)
+    last_G = np.zeros(n, np.float32)
+    last_G[alive] = sorted_E[group.ptr[1:][alive] - 1]
+    quantiles = {q: _quantile(sorted_E, group.ptr, alive, q) for q in sorted({*DECILES, 0.99})}
+    slot_E = np.minimum((group.values_E / last_G[local_E] * bins).astype(np.int64), bins - 1)
+    histogram = np.bincount(local_E * bins + slot_E, minlength=n * bins).reshape(n, bins)
+    # summed in ascending order, so that the order of turns does not show in the last digit
+    sums, squares = np.zeros(n), np.zeros(n)
+    if len(alive):
+        values = sorted_E.astype(np.float64)
+        sums[alive] = np.add.reduceat(values, group.ptr[alive])
+        squares[alive] = np.add.reduceat(values * values, group.ptr[alive])
+    deciles = np.stack([quantiles[q] for q in DECILES], axis=1)
+    return {
+        "max": last_G,
+        "mean": sums / np.maximum(counts_G, 1),
+        "power": squares,
+        "q50": quantiles[0.5],
+        "q90": quantiles[0.9],
+        "q99": quantiles[0.99],
+        "deciles": pa.FixedSizeListArray.from_arrays(deciles.ravel(), len(DECILES)).cast(pa.list_(pa.float32())),
+        "histogram": pa.FixedSizeListArray.from_arrays(histogram.ravel(), bins).cast(pa.list_(pa.int64())),
+    }
+
+
+def _quantile(sorted_E: NDArray[np.float32], ptr: Ints, alive: Ints, q: float) -> NDArray[np.float32]:
+    """Linear between neighbours, as numpy's default; 0 for a feature that never fires."""
+    out = np.zeros(len(ptr) - 1, np.float32)
+    place = ptr[alive] + q * (ptr[alive + 1] - ptr[alive] - 1)
+    low = np.floor(place).astype(np.int64)
+    high = np.minimum(low + 1, ptr[alive + 1] - 1)
+    part = place - low
+    out[alive] = sorted_E[low] * (1 - part) + sorted_E[high] * part
+    return out
+
+
+def categories(table: pa.Table, most: int = 50) -> list[Category]:
+    """Roles, splits, languages and scripts of the turns; beyond the `most` frequent values, "(other)"."""
+    found: list[Category] = []
+    for by in ("role", "split", "language", "script"):
+        names, codes, counts = np.unique(
+            np.asarray(table[by].to_pylist(), dtype=object).astype(str), return_inverse=True, return_counts=True
+        )
+        kept = np.sort(np.argsort(-counts, kind="stable")[:most])
+        new = np.full(len(names), len(kept))
+        new[kept] = np.arange(len(kept))
+        rest = ["(other)"] if len(kept) < len(names) else []
+        found.append(Category(by, new[codes], [*names[kept].tolist(), *rest]))
+    return found
