@@ -37,7 +37,10 @@ def above(
     """
     with torch.no_grad():
         floor_F = torch.as_tensor(floor, dtype=b_enc_F.dtype, device=b_enc_F.device).expand_as(b_enc_F)
-        parts = [_scan(block_BD, w_enc_DF, b_enc_F, floor_F, low_DF) for block_BD in c_ND.split(BLOCK_ROWS)]
+        parts = [
+            _rescored(_scan(block_BD, w_enc_DF, b_enc_F, floor_F, low_DF), block_BD, w_enc_DF, b_enc_F, floor_F, low_DF)
+            for block_BD in c_ND.split(BLOCK_ROWS)
+        ]
         codes = SparseCodes.cat(parts) if parts else _no_rows(c_ND, b_enc_F.numel())
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (c_ND, w_enc_DF, b_enc_F)):
         return _with_graph(codes, c_ND, w_enc_DF, b_enc_F)
@@ -47,8 +50,8 @@ def above(
 def top_k(c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int, low_DF: Tensor | None = None) -> SparseCodes:
     """The k largest pre-activations of each row, those above zero.
 
-    A few rows tell where the k-th largest lies; only what exceeds the least of these is looked at, and rows that
-    have fewer than k such values are searched again from zero. The result does not depend on that guess.
+    A few rows tell how high the k-th largest lies for the length of the row; only what exceeds that is looked at, and
+    rows that have fewer than k such values are searched again from zero. The result does not depend on that guess.
     """
     with torch.no_grad():
         parts = [_largest_of_rows(block_BD, w_enc_DF, b_enc_F, k, low_DF) for block_BD in c_ND.split(BLOCK_ROWS)]
@@ -68,10 +71,24 @@ def batch_top_k(
     It saves the selection over all B*F pre-activations, which would cost several times the encoder product.
     """
     n_keep = c_BD.shape[0] * k
-    candidates = above(c_BD, w_enc_DF, b_enc_F, hint, low_DF)
-    if candidates.n_entries < n_keep and hint > 0:
+    floor = hint or typical_cut(c_BD, w_enc_DF, b_enc_F, k)
+    candidates = above(c_BD, w_enc_DF, b_enc_F, floor, low_DF)
+    if candidates.n_entries < n_keep and floor > 0:
         candidates = above(c_BD, w_enc_DF, b_enc_F, 0.0, low_DF)
     return keep_largest(candidates, n_keep)
+
+
+def typical_cut(c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int) -> float:
+    """A value that somewhat more than k pre-activations of a row exceed on average, from a few rows; 0 without rows.
+
+    To search from, where nothing better is known: from zero, half of all pre-activations would be listed.
+    """
+    if not len(c_ND):
+        return 0.0
+    sample_MD = c_ND[:: math.ceil(len(c_ND) / _SAMPLED_ROWS)]
+    pre_MF = torch.addmm(b_enc_F, sample_MD, w_enc_DF)
+    n_wanted = min(2 * k * len(sample_MD), pre_MF.numel())
+    return max(0.0, float(torch.topk(pre_MF.view(-1), n_wanted).values[-1]))
 
 
 def keep_largest(candidates: SparseCodes, n_keep: int) -> SparseCodes:
@@ -98,15 +115,18 @@ def keep_largest_of_rows(candidates: SparseCodes, k: int) -> SparseCodes:
     return from_entries(rows_E, features_E, values_NK[rows_E, columns_E], candidates.n_rows, candidates.n_features)
 
 
-def _scan(c_BD: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, floor_F: Tensor, low_DF: Tensor | None) -> SparseCodes:
-    """Entries of one block of rows above their feature's floor, tile by tile."""
+def _scan(c_BD: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, floor: Tensor, low_DF: Tensor | None) -> SparseCodes:
+    """Entries of one block of rows above their feature's floor (F,), or above their row's (B, 1), tile by tile.
+
+    A little below counts as above: by rounding, and in bfloat16 by more; `_rescored` holds entries to the floor itself.
+    """
     n_rows, n_features = c_BD.shape[0], b_enc_F.numel()
     inputs_BD, encoder_DF = (c_BD, w_enc_DF) if low_DF is None else (c_BD.to(low_DF.dtype), low_DF)
-    # The bias is taken from the floor, which saves a pass over the product. Rounding may then let through an entry
-    # that is not above its floor: what is found is held against the floor once more, as it is.
-    margin = 1e-6 if low_DF is None else _LOW_MARGIN
-    cut_F = (floor_F - b_enc_F) - margin * (floor_F.abs() + b_enc_F.abs() + _typical(c_BD, margin))
-    cut_F = cut_F.to(encoder_DF.dtype)
+    by_row = floor.ndim == 2
+    # The bias is taken from the floors of features, which saves a pass over the product.
+    cut = floor if by_row else floor - b_enc_F
+    cut = (cut - _margin(c_BD, b_enc_F, floor, low_DF)).to(encoder_DF.dtype)
+    bias_F = b_enc_F.to(encoder_DF.dtype)
     width = min(n_features, max(64, TILE_ELEMENTS // max(1, n_rows)))
     room = torch.empty(n_rows * width, dtype=encoder_DF.dtype, device=c_BD.device)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -114,24 +134,38 @@ def _scan(c_BD: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, floor_F: Tensor, low_
         end = min(start + width, n_features)
         pre_BG = room[: n_rows * (end - start)].view(n_rows, end - start)
         torch.mm(inputs_BD, encoder_DF[:, start:end], out=pre_BG)
-        flat_E = _nonzero(pre_BG > cut_F[start:end])
+        if by_row:
+            pre_BG.add_(bias_F[start:end])
+        flat_E = _nonzero(pre_BG > (cut if by_row else cut[start:end]))
         rows_E = flat_E // (end - start)
         found.append((rows_E, flat_E - rows_E * (end - start) + start, pre_BG.view(-1)[flat_E]))
     rows_E, features_E, values_E = (torch.cat(column) for column in zip(*found, strict=True))
     if len(found) > 1:
         order_E = stable_order(rows_E, n_rows)
         rows_E, features_E, values_E = rows_E[order_E], features_E[order_E], values_E[order_E]
+    values_E = values_E.to(b_enc_F.dtype)
+    if not by_row:
+        values_E += b_enc_F[features_E]
+    return from_entries(rows_E, features_E, values_E, n_rows, n_features)
+
+
+def _margin(c_BD: Tensor, b_enc_F: Tensor, floor: Tensor, low_DF: Tensor | None) -> Tensor | float:
+    """What rounding may take from a pre-activation: of float32 next to nothing, of bfloat16 a little."""
+    if low_DF is None:
+        return 1e-6 * (1 + floor.abs() + (b_enc_F.abs() if floor.ndim == 1 else b_enc_F.abs().max()))
+    size = float(c_BD.square().mean().sqrt()) if c_BD.numel() else 0.0  # of a pre-activation under a unit encoder row
+    return _LOW_MARGIN * (size + floor.abs() + (b_enc_F.abs() if floor.ndim == 1 else b_enc_F.abs().max()))
+
+
+def _rescored(
+    listed: SparseCodes, c_BD: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, floor: Tensor, low_DF: Tensor | None
+) -> SparseCodes:
+    """What was listed, in full precision, as far as it is above its floor."""
+    values_E, features_E = listed.values_E, listed.indices_E.long()
     if low_DF is not None:
-        listed = from_entries(rows_E, features_E, torch.zeros(len(rows_E), device=c_BD.device), n_rows, n_features)
-        values_E = entry_dot(listed, c_BD, w_enc_DF.t())
-    values_E = values_E + b_enc_F[features_E]
-    keep_E = values_E > floor_F[features_E]
-    return from_entries(rows_E[keep_E], features_E[keep_E], values_E[keep_E], n_rows, n_features)
-
-
-def _typical(c_BD: Tensor, margin: float) -> float:
-    """Size of a pre-activation under a unit encoder row; only the coarse margin needs it."""
-    return float(c_BD.square().mean().sqrt()) if margin > 1e-3 and c_BD.numel() else 1.0
+        values_E = entry_dot(listed, c_BD, w_enc_DF.t()) + b_enc_F[features_E]
+    keep_E = values_E > (floor.view(-1)[listed.rows_E()] if floor.ndim == 2 else floor[features_E])
+    return SparseCodes(listed.row_ptr, listed.indices_E, values_E, listed.n_features).keep(keep_E)
 
 
 def _nonzero(mask_BG: Tensor) -> Tensor:
@@ -144,13 +178,18 @@ def _largest_of_rows(c_BD: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int, lo
     n_rows, n_features = c_BD.shape[0], b_enc_F.numel()
     if n_rows <= 2 * _SAMPLED_ROWS or 4 * k >= n_features:
         return _dense_top_k(c_BD, w_enc_DF, b_enc_F, k)
-    sample_MD = c_BD[:: math.ceil(n_rows / _SAMPLED_ROWS)]
-    pre_MF = torch.addmm(b_enc_F, sample_MD, w_enc_DF)
-    floor = float(torch.topk(pre_MF, k, dim=1).values[:, -1].min().clamp_min(0))
-    candidates = above(c_BD, w_enc_DF, b_enc_F, floor, low_DF)
+    step = math.ceil(n_rows / _SAMPLED_ROWS)
+    length_B1 = c_BD.norm(dim=1, keepdim=True).clamp_min_(1e-12)
+    pre_MF = torch.addmm(b_enc_F, c_BD[::step], w_enc_DF)
+    kth_M1 = torch.topk(pre_MF, k, dim=1).values[:, -1:]
+    floor_B1 = length_B1 * (kth_M1 / length_B1[::step]).min().clamp_min(0)
+    listed = _scan(c_BD, w_enc_DF, b_enc_F, floor_B1, low_DF)
+    if low_DF is not None:  # the low product puts few of the k largest behind the first 2k
+        listed = keep_largest_of_rows(listed, 2 * k)
+    candidates = _rescored(listed, c_BD, w_enc_DF, b_enc_F, floor_B1, low_DF)
     codes = keep_largest_of_rows(candidates, k)
     short_N = candidates.l0_N() < k
-    if floor == 0 or not bool(short_N.any()):
+    if not float(floor_B1.max()) > 0 or not bool(short_N.any()):
         return codes
     again = _dense_top_k(c_BD[short_N], w_enc_DF, b_enc_F, k)
     kept_E = ~short_N[codes.rows_E()]

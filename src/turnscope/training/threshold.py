@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from turnscope.sae import SparseAutoencoder
-from turnscope.sae.activations import above, keep_largest
+from turnscope.sae.activations import above, keep_largest, typical_cut
 from turnscope.sae.codes import SparseCodes
 
 _BLOCK = 4096
@@ -26,16 +26,26 @@ def fit_threshold(sae: SparseAutoencoder, x_ND: Tensor) -> float:
     positive, every positive one is kept, and the threshold is 0.
     """
     n_keep = x_ND.shape[0] * sae.config.k
-    top_C = torch.zeros(0)
-    for block_ND in x_ND.split(_BLOCK):
-        c_ND = block_ND.float() * sae.scale - sae.b_dec_D
-        # Once n_keep + 1 values are in hand, nothing below the least of them can matter.
-        floor = float(top_C.min()) if top_C.numel() > n_keep else 0.0
-        found: SparseCodes = above(c_ND, sae.w_enc_DF, sae.b_enc_F, floor)
-        top_C = torch.cat([top_C, keep_largest(found, n_keep + 1).values_E])
-        if top_C.numel() > n_keep + 1:
-            top_C = torch.topk(top_C, n_keep + 1, sorted=False).values
+    first_ND = x_ND[:_BLOCK].float() * sae.scale - sae.b_dec_D
+    floor = typical_cut(first_ND, sae.w_enc_DF, sae.b_enc_F, sae.config.k)
+    top_C = _largest(sae, x_ND, n_keep + 1, floor)
+    if top_C.numel() <= n_keep and floor > 0:
+        top_C = _largest(sae, x_ND, n_keep + 1, 0.0)
     if top_C.numel() <= n_keep:
         return 0.0
     last, first_out = torch.topk(top_C, n_keep + 1).values[-2:].tolist()
     return (last + first_out) / 2
+
+
+def _largest(sae: SparseAutoencoder, x_ND: Tensor, n: int, floor: float) -> Tensor:
+    """The n largest pre-activations above the floor, all of them where there are fewer."""
+    top_C = torch.zeros(0)
+    for block_ND in x_ND.split(_BLOCK):
+        c_ND = block_ND.float() * sae.scale - sae.b_dec_D
+        # Once n values are in hand, nothing below the least of them can matter.
+        least = float(top_C.min()) if top_C.numel() >= n else floor
+        found: SparseCodes = above(c_ND, sae.w_enc_DF, sae.b_enc_F, least)
+        top_C = torch.cat([top_C, keep_largest(found, n).values_E])
+        if top_C.numel() > n:
+            top_C = torch.topk(top_C, n, sorted=False).values
+    return top_C
