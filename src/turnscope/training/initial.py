@@ -14,6 +14,7 @@ from turnscope.artifacts import DataError
 from turnscope.training.step import Tensors
 
 _BLOCK_FEATURES = 1 << 14
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +33,23 @@ def measure(x_ND: Tensor) -> Statistics:
 
     Raises DataError for rows that are not finite (naming how many), or that are all alike.
     """
-    finite_N = torch.isfinite(x_ND).all(dim=1)
-    if not bool(finite_N.all()):
-        raise DataError(
-            f"{int((~finite_N).sum())} of {x_ND.shape[0]} activation rows hold NaN or infinite values",
-            where=f"first at sampled row {int((~finite_N).nonzero()[0, 0])}",
-            fix="harvest again, in float32 if the model overflows its own type",
-        )
-    rows_ND = x_ND.double()
-    power = float(rows_ND.square().sum(1).mean())
-    mean_D = rows_ND.mean(0)
-    spread = float((rows_ND - mean_D).square().sum(1).mean())
+    power, mean_D = 0.0, torch.zeros(x_ND.shape[1], dtype=torch.float64)
+    for start in range(0, len(x_ND), _BLOCK_ROWS):
+        rows_ND = x_ND[start : start + _BLOCK_ROWS].double()
+        finite_N = torch.isfinite(rows_ND).all(dim=1)
+        if not bool(finite_N.all()):
+            bad_N = ~torch.isfinite(x_ND).all(dim=1)
+            raise DataError(
+                f"{int(bad_N.sum())} of {x_ND.shape[0]} activation rows hold NaN or infinite values",
+                where=f"first at sampled row {int(bad_N.nonzero()[0, 0])}",
+                fix="harvest again, in float32 if the model overflows its own type",
+            )
+        power += float(rows_ND.square().sum()) / len(x_ND)
+        mean_D += rows_ND.sum(0) / len(x_ND)
+    # In blocks, since double precision of all rows would be the largest thing in memory; and from the mean, since the
+    # difference of power and squared mean would lose what little spread there may be.
+    blocks = (x_ND[start : start + _BLOCK_ROWS].double() for start in range(0, len(x_ND), _BLOCK_ROWS))
+    spread = sum(float((rows_ND - mean_D).square().sum()) for rows_ND in blocks) / len(x_ND)
     # float32 rows that are one and the same vector differ from their mean by rounding: about 1e-14 of their power.
     if not spread > 1e-12 * power:
         raise DataError(
