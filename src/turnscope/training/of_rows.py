@@ -6,7 +6,7 @@ Legend: N rows, D width.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from turnscope.artifacts import DataError
 from turnscope.harvest.source import ActivationSource
 from turnscope.sae import SAEConfig, SparseAutoencoder
 from turnscope.training.config import ResolvedConfig
-from turnscope.training.initial import initial_weights, measure
+from turnscope.training.initial import Statistics, initial_weights, measure
 from turnscope.training.metrics import evaluate
-from turnscope.training.sources import take
+from turnscope.training.sources import Once, take
 from turnscope.training.threshold import fit_threshold
 from turnscope.training.trainer import Trainer
 
@@ -44,8 +44,7 @@ class OfRows:
 
     def begin(self, source: ActivationSource) -> Trainer:
         """A trainer before its first step."""
-        sample_ND, config = take(source, STATISTICS_ROWS), self.config
-        statistics = measure(sample_ND)
+        sample_ND, statistics, config = *sampled(source), self.config
         weights = initial_weights(sample_ND, statistics, config.n_features, config.init_data_share, config.seed)
         return Trainer.fresh(config, weights, statistics, sample_ND)
 
@@ -65,6 +64,18 @@ class OfRows:
         if self.sae_config.architecture in ("batchtopk", "matryoshka"):
             sae.threshold_F.fill_(fit_threshold(sae, held_ND[0::2]))
         return sae, {"threshold": float(sae.threshold_F.mean()), **figures, **evaluate(sae, held_ND[1::2]).summary()}
+
+
+def sampled(source: ActivationSource | Once) -> tuple[Tensor, Statistics]:
+    """The rows that a dictionary starts from, and what is measured on them."""
+    if isinstance(source, Once):
+        return source.remember("sample", lambda: _sampled(cast("ActivationSource", source)))
+    return _sampled(source)
+
+
+def _sampled(source: ActivationSource) -> tuple[Tensor, Statistics]:
+    sample_ND = take(source, STATISTICS_ROWS)
+    return sample_ND, measure(sample_ND)
 
 
 def filled(config: SAEConfig, folded: dict[str, Tensor], scale: float) -> SparseAutoencoder:

@@ -21,7 +21,7 @@ from turnscope.training.defaults import RATE_RULE, resolve_defaults, scarcity
 from turnscope.training.distributed.mesh import Mesh, begun, joined
 from turnscope.training.interrupt import Pending, deferred_signals
 from turnscope.training.job import Job, TrainResult
-from turnscope.training.sources import Origin, Source, held_source, open_source
+from turnscope.training.sources import Once, Origin, Source, held_source, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class _Pass:
         once: dict[int, Any] = {}
 
         def rows_of(source: Source) -> Any:
-            return once.setdefault(id(source), _Once(source)) if shared else source
+            return once.setdefault(id(source), Once(source)) if shared else source
 
         kept: dict[tuple[int, int], Any] = {}
         for job, held_rows in zip(self.jobs.values(), held, strict=True):
@@ -234,27 +234,3 @@ def _label(passes: Sequence[_Pass]) -> str:
         return f"train {len(jobs)} SAEs"
     resolved, rule = jobs[0].resolved, "" if jobs[0].config.lr else f" = {RATE_RULE}"
     return f"train {resolved.unit} SAE: {resolved.n_features} features, k {resolved.k}, lr {resolved.lr:.1e}{rule}"
-
-
-class _Once:
-    """A source while several jobs start: what one of them has read, the next ones read from memory."""
-
-    def __init__(self, source: Source) -> None:
-        self._source, self._read, self._more = source, list[Any](), iter(cast("Any", source.batches()))
-        self.n_rows, self.d_model = source.n_rows, source.d_model
-
-    def batches(self) -> Iterator[Any]:
-        """From the first batch on, whoever asks."""
-        number = 0
-        while True:
-            if number == len(self._read):
-                self._read.append(next(self._more))
-            yield self._read[number]
-            number += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to remember: every reader starts at the beginning."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to go back to."""

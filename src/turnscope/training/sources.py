@@ -5,10 +5,11 @@ Legend: N rows, B batch, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -114,6 +115,35 @@ def open_source(path: Path, config: TrainConfig) -> tuple[Source, Source | None,
             subject_fingerprint=inputs.get("model", ""),
         ),
     )
+
+
+class Once:
+    """A source while several jobs start: what one has read, or worked out of it, the next ones get from memory."""
+
+    def __init__(self, source: Source) -> None:
+        self._read, self._more = list[Any](), iter(cast("Any", source.batches()))
+        self._known = dict[str, Any]()
+        self.n_rows, self.d_model = source.n_rows, source.d_model
+
+    def batches(self) -> Iterator[Any]:
+        """From the first batch on, whoever asks."""
+        for number in itertools.count():
+            if number == len(self._read):
+                self._read.append(next(self._more))
+            yield self._read[number]
+
+    def remember(self, name: str, work: Callable[[], Any]) -> Any:
+        """What `work` gave the first time."""
+        if name not in self._known:
+            self._known[name] = work()
+        return self._known[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to remember: every reader starts at the beginning."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to go back to."""
 
 
 def held_source(held: Source | None) -> tuple[Source | None, list[str]]:
