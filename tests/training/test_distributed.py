@@ -98,12 +98,12 @@ def jobs_on(folder: Path, *meshes: tuple[int, int]) -> list[Job]:
 
 
 def test_two_processes_equal_one_and_go_on_from_each_other(tmp_path: Path, alone: Path, helper_path: str) -> None:
-    jobs = jobs_on(tmp_path, (1, 2), (2, 1))
+    jobs = jobs_on(tmp_path, (1, 2), (2, 1))[1:3]  # batchtopk on 1x2, topk on 2x1
     # Stopped after 12 steps on 2x1 (checkpoint of step 10), after 17 on 1x2 (of step 15), finished by one process.
     shared = {"out": str(tmp_path / "resumed"), "architecture": "batchtopk"}
     jobs += [{**shared, "mesh": [2, 1], "stop_at": 12}, {**shared, "mesh": [1, 2], "stop_at": 17}]
     finish(start(tmp_path, jobs, 2, helper_path))
-    for job in jobs[:4]:
+    for job in jobs[:2]:
         assert_same(Path(job["out"]), alone / job["architecture"])
     resumed = tmp_path / "resumed"
     state = json.loads(read_metadata(resumed / ".work" / NAME)["state"])
@@ -118,6 +118,14 @@ def test_features_died_in_what_was_compared(alone: Path) -> None:
         assert log[-1]["step"] == STEPS
         assert max(line["dead"] for line in log) > 4, "more than auxk_k, so that the cut among the dead is tried too"
         assert any(line["auxk"] > 0 for line in log[:-1])
+
+
+@pytest.mark.cluster
+def test_two_processes_equal_one_the_other_way_round(tmp_path: Path, alone: Path, helper_path: str) -> None:
+    jobs = jobs_on(tmp_path, (1, 2), (2, 1))[::3]  # topk on 1x2, batchtopk on 2x1
+    finish(start(tmp_path, jobs, 2, helper_path))
+    for job in jobs:
+        assert_same(Path(job["out"]), alone / job["architecture"])
 
 
 @pytest.mark.cluster
