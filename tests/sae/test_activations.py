@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from turnscope.sae import activations
-from turnscope.sae.activations import above, batch_top_k, keep_largest, top_k
+from turnscope.sae.activations import above, batch_top_k, keep_largest, least_of_rows, top_k
 from turnscope.sae.codes import SparseCodes
 
 
@@ -73,3 +73,24 @@ def test_rows_in_blocks_give_what_one_block_gives(rule: str, monkeypatch: pytest
     monkeypatch.setattr(activations, "TILE_ELEMENTS", 0)
     assert torch.allclose(encode(), whole, atol=1e-6)
     assert len(above(x_ND[:0], w_DF, b_F, 0.0)) == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(65, 90),
+    st.integers(30, 60),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.1, 0.4, 3.0]),
+    st.integers(0, 99),
+)
+def test_a_guess_never_changes_the_largest_of_rows(n: int, f: int, k: int, hint: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    c_ND, w_DF = torch.randn(n, 8, generator=generator), torch.randn(8, f, generator=generator)
+    b_F = 0.3 * torch.randn(f, generator=generator)
+    pre_NF = c_ND @ w_DF + b_F
+    expected = torch.where(pre_NF >= pre_NF.topk(k, dim=1).values[:, -1:], pre_NF.relu(), torch.zeros(()))
+    codes = top_k(c_ND, w_DF, b_F, k, hint)
+    assert torch.allclose(codes.to_dense(), expected, atol=1e-5)
+    least = least_of_rows(codes, c_ND, k)
+    if least > 0:
+        assert least == pytest.approx(float((expected.topk(k, dim=1).values[:, -1] / c_ND.norm(dim=1)).min()), rel=1e-4)

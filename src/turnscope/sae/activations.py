@@ -47,18 +47,29 @@ def above(
     return codes
 
 
-def top_k(c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int, low_DF: Tensor | None = None) -> SparseCodes:
+def top_k(
+    c_ND: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int, hint: float = 0.0, low_DF: Tensor | None = None
+) -> SparseCodes:
     """The k largest pre-activations of each row, those above zero.
 
-    A few rows tell how high the k-th largest lies for the length of the row; only what exceeds that is looked at, and
-    rows that have fewer than k such values are searched again from zero. The result does not depend on that guess.
+    `hint` is a guess from below of the k-th largest of a row of length 1 (`least_of_rows` of the last batch); without
+    one a few rows are asked. Only what exceeds it is looked at, and rows that have fewer than k such values are
+    searched again from zero, so the result does not depend on the guess.
     """
     with torch.no_grad():
-        parts = [_largest_of_rows(block_BD, w_enc_DF, b_enc_F, k, low_DF) for block_BD in c_ND.split(BLOCK_ROWS)]
+        parts = [_largest_of_rows(block_BD, w_enc_DF, b_enc_F, k, hint, low_DF) for block_BD in c_ND.split(BLOCK_ROWS)]
         codes = SparseCodes.cat(parts) if parts else _no_rows(c_ND, b_enc_F.numel())
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (c_ND, w_enc_DF, b_enc_F)):
         return _with_graph(codes, c_ND, w_enc_DF, b_enc_F)
     return codes
+
+
+def least_of_rows(codes: SparseCodes, c_ND: Tensor, k: int) -> float:
+    """The k-th largest value of a row in lengths of that row, the least of all rows; 0 where a row has fewer than k."""
+    if not codes.n_rows or int(codes.l0_N().min()) < k:
+        return 0.0
+    least_N = codes.values_E.view(-1, k).amin(1)  # no row has more than k
+    return float((least_N / c_ND.norm(dim=1).clamp_min(1e-12)).min())
 
 
 def batch_top_k(
@@ -174,22 +185,26 @@ def _nonzero(mask_BG: Tensor) -> Tensor:
     return torch.from_numpy(np.flatnonzero(flat.numpy())) if flat.device.type == "cpu" else flat.nonzero().squeeze(1)
 
 
-def _largest_of_rows(c_BD: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int, low_DF: Tensor | None) -> SparseCodes:
+def _largest_of_rows(
+    c_BD: Tensor, w_enc_DF: Tensor, b_enc_F: Tensor, k: int, hint: float, low_DF: Tensor | None
+) -> SparseCodes:
     n_rows, n_features = c_BD.shape[0], b_enc_F.numel()
     if n_rows <= 2 * _SAMPLED_ROWS or 4 * k >= n_features:
         return _dense_top_k(c_BD, w_enc_DF, b_enc_F, k)
-    step = math.ceil(n_rows / _SAMPLED_ROWS)
     length_B1 = c_BD.norm(dim=1, keepdim=True).clamp_min_(1e-12)
-    pre_MF = torch.addmm(b_enc_F, c_BD[::step], w_enc_DF)
-    kth_M1 = torch.topk(pre_MF, k, dim=1).values[:, -1:]
-    floor_B1 = length_B1 * (kth_M1 / length_B1[::step]).min().clamp_min(0)
+    if hint <= 0:
+        step = math.ceil(n_rows / _SAMPLED_ROWS)
+        pre_MF = torch.addmm(b_enc_F, c_BD[::step], w_enc_DF)
+        kth_M1 = torch.topk(pre_MF, k, dim=1).values[:, -1:]
+        hint = max(0.0, float((kth_M1 / length_B1[::step]).min()))
+    floor_B1 = length_B1 * hint
     listed = _scan(c_BD, w_enc_DF, b_enc_F, floor_B1, low_DF)
     if low_DF is not None:  # the low product puts few of the k largest behind the first 2k
         listed = keep_largest_of_rows(listed, 2 * k)
     candidates = _rescored(listed, c_BD, w_enc_DF, b_enc_F, floor_B1, low_DF)
     codes = keep_largest_of_rows(candidates, k)
     short_N = candidates.l0_N() < k
-    if not float(floor_B1.max()) > 0 or not bool(short_N.any()):
+    if hint <= 0 or not bool(short_N.any()):
         return codes
     again = _dense_top_k(c_BD[short_N], w_enc_DF, b_enc_F, k)
     kept_E = ~short_N[codes.rows_E()]

@@ -23,6 +23,9 @@ Tensors = dict[str, Tensor]
 units. Encoder rows are features here: its gradient is a sum over a feature's rows."""
 
 
+_CACHED_ROWS = 256  # of a matrix of features, small enough to stay in cache between two passes over them
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Gradients and plain numbers of one batch."""
@@ -168,8 +171,8 @@ def remove_parallel(g_dec_FD: Tensor, w_dec_FD: Tensor) -> None:
 
     Without it Adam's moments fill with a component that the renormalisation after the step undoes.
     """
-    along_F1 = torch.linalg.vecdot(g_dec_FD, w_dec_FD).unsqueeze_(1)
-    g_dec_FD.addcmul_(along_F1, w_dec_FD, value=-1.0)
+    for g_BD, w_BD in zip(g_dec_FD.split(_CACHED_ROWS), w_dec_FD.split(_CACHED_ROWS), strict=True):
+        g_BD.addcmul_((g_BD * w_BD).sum(1, keepdim=True), w_BD, value=-1.0)
 
 
 def clip_(gradients: Tensors, max_norm: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from turnscope.sae.activations import batch_top_k, top_k
+from turnscope.sae.activations import batch_top_k, least_of_rows, top_k
 from turnscope.sae.codes import SparseCodes
 from turnscope.training.architectures._flat import Flat
 from turnscope.training.step import Step, Tensors, add_auxk, entry_gradient, gather, reconstruct, through_input
@@ -23,6 +23,11 @@ class TopK(Flat):
     """Exactly k features in every row (fewer where fewer are positive)."""
 
     unit_norm: ClassVar[bool] = True
+
+    # What one batch selected tells where to look in the next. It speeds up the search for the largest and changes
+    # nothing in its result, so it is not saved. From one batch to the next the cut seldom falls by more than this.
+    HINT_SHARE: ClassVar[float] = 0.9
+    _hint = 0.0
 
     def step(self, weights: Tensors, x_BD: Tensor, dead_A: Tensor, progress: float) -> Step:
         """One batch; see the head of this file."""
@@ -34,7 +39,10 @@ class TopK(Flat):
 
     def select(self, weights: Tensors, c_BD: Tensor) -> SparseCodes:
         """The active entries of a batch."""
-        return top_k(c_BD, weights["w_enc_FD"].t(), weights["b_enc_F"], self.config.k, self.low_DF(weights))
+        k, encoder = self.config.k, (weights["w_enc_FD"].t(), weights["b_enc_F"])
+        codes = top_k(c_BD, *encoder, k, self._hint, self.low_DF(weights))
+        self._hint = self.HINT_SHARE * least_of_rows(codes, c_BD, k)
+        return codes
 
     def close(
         self, weights: Tensors, gradients: Tensors, codes: SparseCodes, residual_BD: Tensor, squared_error: float,
@@ -54,11 +62,7 @@ class BatchTopK(TopK):
     The threshold here is a running mean of the smallest kept value; training ends by setting it anew on held-out rows.
     """
 
-    # The next batch's candidates are looked for from a little under this batch's cut: it seldom falls by more at once.
-    HINT_SHARE: ClassVar[float] = 0.9
-
     threshold: float | None = None
-    _hint = 0.0  # speeds up the search for the largest; changes nothing in its result, so it is not saved
 
     def select(self, weights: Tensors, c_BD: Tensor) -> SparseCodes:
         """The active entries of a batch."""

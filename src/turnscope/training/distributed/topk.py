@@ -87,7 +87,7 @@ class ShardedTopK(TopK):
     def choose(self, weights: Tensors, c_BD: Tensor, n_rows: int, first_row: int) -> SparseCodes:
         """The active entries of this process's rows and features. `n_rows`: of the whole batch."""
         del n_rows, first_row
-        mine = top_k(c_BD, weights["w_enc_FD"].t(), weights["b_enc_F"], self.config.k, self.low_DF(weights))
+        mine = top_k(c_BD, weights["w_enc_FD"].t(), weights["b_enc_F"], self.config.k, low_DF=self.low_DF(weights))
         return keep_largest_of_rows(mine, self.config.k, self.mesh.features)
 
     def _sum(self, weights: Tensors, gradients: Tensors) -> None:
