@@ -200,7 +200,7 @@ class Turns:
 def train(out: Path, **more: Any) -> TrainResult:
     config = TrainConfig(
         out=out, unit="nested", n_features=64, k=1, turn_k=1, lr=5e-3, batch_size=32, n_samples=20_000,
-        dead_after=2_000, **more,
+        dead_after=2_000, turn_weight=0.5, **more,
     )  # fmt: skip
     return run(config, source=Turns(), held=Turns(seed=0), origin=None)  # pyright: ignore[reportArgumentType]
 

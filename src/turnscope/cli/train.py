@@ -14,7 +14,7 @@ def train(
     activations: Path, /, *, out: Path, unit: Literal["turn", "token", "nested"] = "turn", features: int | None = None,
     k: int | None = None, lr: float | None = None, epochs: float | None = None, batch_size: int | None = None,
     architecture: Literal["batchtopk", "topk", "relu", "jumprelu", "gated", "matryoshka"] = "batchtopk",
-    turn_k: int | None = None, turn_share: float = 0.5, turn_weight: float = 0.5, detach_turn: bool = False,
+    turn_k: int | None = None, turn_share: float = 0.5, turn_weight: float = 0.8, detach_turn: bool = False,
     shuffle_gib: float = 1.0, seed: int = 0, mesh: str | None = None, device: Literal["cpu", "cuda"] = "cpu",
     json: bool = False,
 ) -> None:  # fmt: skip

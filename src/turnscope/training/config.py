@@ -34,7 +34,7 @@ class _Shared(Config):
     """Of nested: token features read the tokens, or (for comparison) their distance from the turn's mean."""
     turn_share: float = Field(default=0.5, gt=0, lt=1)
     """Of nested: share of the features that form the turn block."""
-    turn_weight: float = Field(default=0.5, gt=0, lt=1)
+    turn_weight: float = Field(default=0.8, gt=0, lt=1)
     """Of nested: weight of the error of turn means in the loss; that of tokens has the rest."""
     detach_turn: bool = False
     """Of nested: keep the error of tokens from the turn block."""
