@@ -130,6 +130,7 @@ def train(form: str, seed: int, size: Size, world: World, out: Path) -> Any:
     nested = {
         "unit": "nested", "n_features": size.features, "k": size.k, "turn_k": size.k, "n_samples": size.turns,
         "batch_size": size.batch, "seed": seed, "out": out, "threads": 1, "log_every": 500,
+        "turn_weight": 0.5,
     }  # fmt: skip
     flat = {**nested, "unit": "turn", "n_features": n_turn}
     if form in FORMS:
