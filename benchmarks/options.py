@@ -47,8 +47,8 @@ OPTIONS = (
     Option("no AuxK", {"auxk_coefficient": 0.0}, CHOSEN),
     Option("no falling rate", {"decay_share": 0.0}, CHOSEN),
     Option("no rising rate", {"warmup_share": 0.0}, CHOSEN),
-    Option("a tenth of the window", {"bandwidth": 0.01}, ("jumprelu",)),
-    Option("a hundredth of the window", {"bandwidth": 0.001}, ("jumprelu",)),
+    Option("a tenth of the window", {"bandwidth": 0.1}, ("jumprelu",)),
+    Option("a hundredth of the window", {"bandwidth": 0.01}, ("jumprelu",)),
     Option("a tenth of the penalty", {"sparsity": 0.03}, ("jumprelu",)),
 )
 

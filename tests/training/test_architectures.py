@@ -21,13 +21,13 @@ from turnscope.training.step import Architecture, Step, Tensors, clip_, remove_p
 from turnscope.training.train import run
 
 B, D, F, K = 24, 7, 30, 3
-VARIANCE, ALPHA, LAMBDA = 5.0, 0.5, 0.03
+VARIANCE, ALPHA, LAMBDA, WIDTH = 5.0, 0.5, 0.03, 0.53
 
 
 def settings(architecture: str, **more: Any) -> ResolvedConfig:
     config = TrainConfig(
         out=Path("unused"), architecture=architecture, n_features=F, auxk_coefficient=ALPHA,
-        sparsity_warmup=0.0, bandwidth=0.2, **{"k": K, "auxk_k": 2, "sparsity": LAMBDA, **more},
+        sparsity_warmup=0.0, bandwidth=WIDTH, **{"k": K, "auxk_k": 2, "sparsity": LAMBDA, **more},
     )  # fmt: skip
     return resolve_defaults(config, 1000, D)
 
@@ -84,7 +84,7 @@ class Dense:
         return self.error(self.pre_BF) + LAMBDA * penalty, self.pre_BF
 
     def jumprelu(self) -> tuple[Tensor, Tensor]:
-        theta_F, width = self.w["log_threshold_F"].exp(), 0.2 * D**0.5
+        theta_F, width = self.w["log_threshold_F"].exp(), WIDTH
         z_BF = Jump.apply(self.pre_BF, theta_F, width)
         l0 = Step_.apply(self.pre_BF, theta_F, width).sum() / B
         return self.error(z_BF) + LAMBDA * (2 / K) * (l0 - K) ** 2, z_BF

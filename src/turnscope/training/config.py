@@ -28,8 +28,9 @@ class _Shared(Config):
     the squared distance of the mean number of active features from k; None: 0.3."""
     sparsity_warmup: float = Field(default=0.05, ge=0, le=1)
     """Of relu and gated: share of the run over which a given `sparsity` rises."""
-    bandwidth: float = Field(default=0.1, gt=0)
-    """Of jumprelu: width of the window around a threshold in which it gets gradient, in units of sqrt(D)."""
+    bandwidth: float = Field(default=1.0, gt=0)
+    """Of jumprelu: width of the window around a threshold in which it gets gradient. A pre-activation under a random
+    unit direction is of size 1."""
     nested_form: Literal["shared", "decoupled"] = "shared"
     """Of nested: token features read the tokens, or (for comparison) their distance from the turn's mean."""
     turn_share: float = Field(default=0.5, gt=0, lt=1)

@@ -10,9 +10,9 @@ straight-through estimators): d z / d theta = -(theta / eps) K((pre - theta) / e
 -(1 / eps) K(...). Training is of log theta. Pre-activations below theta - eps / 2 have neither value nor gradient, so a
 step touches only those above.
 
-The paper's eps of 1e-3 is for inputs of mean square norm 1; here that is D, so `config.bandwidth` is in units of
-sqrt(D). Its default is a hundred times as wide: in the published width too few entries of a short run fall inside for
-thresholds to move (docs/training.md). Thresholds start where a few times k features are active, not near 0: a
+eps is `config.bandwidth`. Inputs have mean square norm D, so a pre-activation under a random unit direction is of size 1
+whatever the width, and so is the default window. The published 1e-3 (of inputs of norm 1) is a hundred times narrower
+at D = 128: too few entries of a short run fall inside for thresholds to move (docs/training.md). Thresholds start where a few times k features are active, not near 0: a
 threshold that starts far under all pre-activations has no entries inside the rectangle, and never learns.
 
 Legend: N rows, B batch, D width, F features, E entries that have value or gradient, A dead features.
@@ -66,8 +66,7 @@ class JumpReLU(Flat):
 
     def step(self, weights: Tensors, x_BD: Tensor, dead_A: Tensor, progress: float) -> Step:
         """One batch; see the head of this file."""
-        n_rows, d = x_BD.shape
-        width = self.config.bandwidth * math.sqrt(d)
+        n_rows, width = x_BD.shape[0], self.config.bandwidth
         c_BD = x_BD - weights["b_dec_D"]
         theta_F = weights["log_threshold_F"].exp()
         floor_F = (theta_F - width / 2).clamp_min(0)
