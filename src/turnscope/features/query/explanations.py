@@ -1,0 +1,107 @@
+"""Searching what features are said to mean, by their words: SQLite's FTS5, in memory or in a file of its own.
+
+Words are cut to their English stems (refuses finds refused), accents and case do not matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from turnscope.artifacts.errors import ConfigError, StorageError
+
+_CHARACTERS, _WORDS = 2_000, 32
+_WORD = re.compile(r"\w+")
+# Rows are read in blocks, so that a million explanations are not all Python objects at once.
+_BLOCK = 50_000
+
+
+class Found(NamedTuple):
+    """An explanation that a search found. The larger the score the better; scores of two searches do not compare."""
+
+    feature: int
+    text: str
+    source: str
+    score: float
+
+
+class ExplanationSearch:
+    """Full-text search over explanations (feature, text, source).
+
+    Args:
+        explanations: the table; copied.
+        path: a new file to keep the search index in; None for memory. Raises StorageError when it is there already.
+    """
+
+    def __init__(self, explanations: pa.Table, path: Path | None = None) -> None:
+        if path is not None and path.exists():
+            raise StorageError("there is a file already", where=path, fix="name a new one, or open it")
+        try:
+            self._base = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False)
+            with self._base:
+                self._base.execute(
+                    "CREATE VIRTUAL TABLE explanations USING fts5(text, feature UNINDEXED, source UNINDEXED, "
+                    "tokenize = 'porter unicode61 remove_diacritics 2')"
+                )
+                for start in range(0, len(explanations), _BLOCK):
+                    block = explanations.slice(start, _BLOCK)
+                    rows = zip(*(block[name].to_pylist() for name in ("text", "feature", "source")), strict=True)
+                    self._base.executemany("INSERT INTO explanations VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise StorageError(f"the explanations cannot be indexed: {error}", where=path or "memory") from error
+
+    def find(self, words: str, limit: int = 20) -> list[Found]:
+        """The explanations with all of the words, the best first; without any such, those with some of them.
+
+        The last word may be the beginning of one. Nothing of `words` is taken for syntax. Raises ConfigError when there
+        is no word in it.
+        """
+        if limit < 1:
+            raise ConfigError(f"limit must be 1 or more, not {limit}")
+        asked = list(dict.fromkeys(_WORD.findall(words[:_CHARACTERS])))[:_WORDS]
+        if not asked:
+            raise ConfigError(f"no word to search for in {words[:60]!r}", fix="give a word or more")
+        terms = [f'"{word}"' for word in asked]
+        terms[-1] = f"({terms[-1]} OR {terms[-1]}*)"
+        return self._match(" AND ".join(terms), limit) or self._match(" OR ".join(terms), limit)
+
+    def _match(self, expression: str, limit: int) -> list[Found]:
+        query = (
+            "SELECT feature, text, source, -rank FROM explanations WHERE explanations MATCH ? "
+            "ORDER BY rank, feature, rowid LIMIT ?"
+        )
+        try:
+            rows = self._base.execute(query, (expression, limit)).fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"the explanations cannot be searched: {error}") from error
+        return [
+            Found(int(feature), str(text), str(source or ""), float(score)) for feature, text, source, score in rows
+        ]
+
+    def close(self) -> None:
+        """Free the memory or the file."""
+        self._base.close()
+
+
+@contextlib.contextmanager
+def searching(explanations: pa.Table) -> Generator[ExplanationSearch]:
+    """A search in memory, closed at the end."""
+    search = ExplanationSearch(explanations)
+    try:
+        yield search
+    finally:
+        search.close()
+
+
+def without_twins(found: list[Found]) -> Mapping[int, Found]:
+    """The best explanation of each feature, in order."""
+    best: dict[int, Found] = {}
+    for each in found:
+        best.setdefault(each.feature, each)
+    return best
