@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -42,7 +42,7 @@ class ArrayWriter:
 
 
 @contextmanager
-def write_arrays(folder: Path, columns: Mapping[str, Column]) -> Iterator[dict[str, ArrayWriter]]:
+def write_arrays(folder: Path, columns: Mapping[str, Column]) -> Generator[dict[str, ArrayWriter], None, None]:
     """Writers for several files `NAME.npy` that appear together at the end of the block. Raises StorageError."""
     with ExitStack() as stack:
         writers = dict[str, ArrayWriter]()
@@ -77,3 +77,15 @@ def map_array(path: Path) -> NDArray[Any]:
     if not shape[0]:
         return np.zeros(0, dtype)
     return np.memmap(path, dtype, "r", offset=start, shape=shape)
+
+
+def gather(
+    arrays: Mapping[str, NDArray[Any]], direction: str, column: str, which: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Several runs of postings, run after run, as (ptr, places, values)."""
+    ptr = arrays[f"{direction}.ptr"]
+    firsts, sizes = np.asarray(ptr[which], np.int64), np.asarray(ptr[which + 1] - ptr[which], np.int64)
+    out = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    at_E = np.arange(out[-1]) + np.repeat(firsts - out[:-1], sizes)
+    places, values = arrays[f"{direction}.{column}"][at_E], arrays[f"{direction}.values"][at_E]
+    return out, np.array(places, np.int64), np.array(values, np.float32)

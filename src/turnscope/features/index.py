@@ -23,9 +23,19 @@ from turnscope.artifacts import (
     write_json,
 )
 from turnscope.features.config import IndexConfig
-from turnscope.features.postings import Counts, Postings
+from turnscope.features.postings import Counts, Postings, Written
+from turnscope.features.relations import cofiring, duplicates, neighbours
 from turnscope.features.statistics import Describer, Following, categories
-from turnscope.features.store import FACTS, FEATURES, GROUPS, KIND, TURNS, FeatureIndex
+from turnscope.features.store import (
+    COFIRING,
+    FACTS,
+    FEATURES,
+    GROUPS,
+    KIND,
+    NEIGHBOURS,
+    TURNS,
+    FeatureIndex,
+)
 from turnscope.features.turns import next_rows, next_rows_of_role, turn_table
 from turnscope.harvest.store import ActivationStore, open_activations
 from turnscope.transcripts.store import TranscriptStore, open_transcripts
@@ -97,11 +107,21 @@ def _make(
         describer.add(group)
     for _ in postings.turn_tokens_round(counts):
         pass
-    write_table(draft, GROUPS, pa.concat_tables(describer.parted))
-    features = pa.concat_tables(describer.tables)
-    features = _with_tokens(features, counts, dictionary.n_turn_features)
+    write_table(draft, GROUPS, describer.groups())
+    written = Written(draft.path, turns.num_rows, dictionary.n_features)
+    next_N = describer.follow["persistence"].next_N
+    partners, sampled = cofiring(written, next_N, config.cofiring_turns, config.neighbours, config.seed)
+    write_table(draft, COFIRING, partners)
+    near, pairs = neighbours(dictionary.decoder_FD(), config.neighbours, config.duplicate_cosine)
+    write_table(draft, NEIGHBOURS, near)
+    repeats = duplicates(written, pairs, config.duplicate_jaccard)
+    features = _with_tokens(describer.features(), counts, dictionary.n_turn_features)
+    features = features.append_column(
+        "duplicate_of", pa.array([repeats.get(f) for f in range(dictionary.n_features)], pa.int32())
+    )
     write_table(draft, FEATURES, features)
     facts: dict[str, Any] = {
+        **sampled,
         "unit": dictionary.unit, "n_turns": turns.num_rows, "n_features": dictionary.n_features,
         "n_turn_features": dictionary.n_turn_features, "n_tokens": counts.n_tokens, "site": dictionary.config.site,
     }  # fmt: skip
@@ -111,6 +131,7 @@ def _make(
             "turns": turns.num_rows, "turns.not_indexed": len(store) - turns.num_rows,
             "entries": int(counts.turns_F.sum()),
             "features": dictionary.n_features, "features.dead": int((counts.turns_F == 0).sum()),
+            "features.dense": int(features["dense"].to_numpy().sum()), "features.duplicate": len(repeats),
             "tokens": counts.n_tokens, "tokens.sinks": counts.n_sinks,
         }
     )  # fmt: skip

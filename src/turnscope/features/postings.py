@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from turnscope.artifacts import Draft, IntegrityError, atomic_path, progress
-from turnscope.features.arrays import Column, map_array, write_arrays
+from turnscope.features.arrays import Column, gather, map_array, write_arrays
 from turnscope.features.config import IndexConfig
 from turnscope.features.sorting import Entries, Group, sort_by_feature
 from turnscope.harvest.store import ActivationStore
@@ -187,6 +187,23 @@ class Postings:
                 ) from error
 
 
+class Written:
+    """Postings of an index that is still being made, read as those of a finished one."""
+
+    def __init__(self, folder: Path, n_turns: int, n_features: int) -> None:
+        self._arrays = {path.name[:-4]: map_array(path) for path in folder.glob("by_*.npy")}
+        self.n_turns, self.n_features = n_turns, n_features
+
+    def turn_codes(self, rows: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
+        """As `FeatureIndex.turn_codes`."""
+        return gather(self._arrays, "by_turn", "features", rows)
+
+    def feature_turns(self, feature: int) -> tuple[Ints, NDArray[np.float32]]:
+        """As `FeatureIndex.feature_turns`."""
+        _, rows, values = gather(self._arrays, "by_feature", "rows", np.array([feature]))
+        return rows, values
+
+
 def plan_blocks(sizes_N: Ints, most_turns: int, most_tokens: int) -> Iterator[tuple[int, int]]:
     """Consecutive turns of at most so many turns and tokens, at least one turn."""
     ends, start = np.concatenate([[0], np.cumsum(sizes_N)]), 0
@@ -224,7 +241,7 @@ def _write_piece(path: Path, block: Block, ids_T: NDArray[np.int32], positions_T
         parts: tuple[NDArray[Any], ...] = nothing if csr is None else _parts(csr)
         arrays |= dict(zip((f"{kind}_counts", f"{kind}_features", f"{kind}_values"), parts, strict=True))
     with atomic_path(path) as temp, temp.open("wb") as file:
-        np.savez(file, **arrays)
+        cast(Any, np).savez(file, **arrays)
 
 
 def _parts(csr: Csr) -> tuple[NDArray[Any], ...]:

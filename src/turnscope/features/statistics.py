@@ -69,7 +69,7 @@ class Describer:
     def __init__(
         self, n_turns: int, bins: int, dense: float, follow: dict[str, Following], categories: list[Category]
     ) -> None:
-        self._n, self._bins, self._dense, self._follow, self._categories = n_turns, bins, dense, follow, categories
+        self._n, self._bins, self._dense, self.follow, self._categories = n_turns, bins, dense, follow, categories
         self.tables: list[pa.Table] = []
         self.parted: list[pa.Table] = []
 
@@ -85,7 +85,7 @@ class Describer:
             "dense": counts_G / self._n > self._dense,
         }
         columns |= _values(group, self._bins)
-        for name, following in self._follow.items():
+        for name, following in self.follow.items():
             rate_G, expected_G, asked_G = following.rates(group, self._n)
             columns |= {name: pa.array(rate_G, from_pandas=True), f"{name}_by_chance": expected_G}
             columns[f"{name}_turns"] = asked_G
@@ -93,6 +93,15 @@ class Describer:
         local_E = group.local_E()
         for category in self._categories:
             self._part(group.first, n, local_E, group.places_E, category)
+
+    def features(self) -> pa.Table:
+        """One row for each feature."""
+        return pa.concat_tables(self.tables).combine_chunks()
+
+    def groups(self) -> pa.Table:
+        """Counts by role, split, language and script, where they are not zero."""
+        keys = [("feature", "ascending"), ("by", "ascending"), ("value", "ascending")]
+        return pa.concat_tables(self.parted).combine_chunks().sort_by(keys)
 
     def _part(self, first: int, n: int, local_E: Ints, rows_E: NDArray[Any], category: Category) -> None:
         width = len(category.names)
@@ -149,10 +158,10 @@ def _values(group: Group, bins: int) -> dict[str, Any]:
 def _quantile(sorted_E: NDArray[np.float32], ptr: Ints, alive: Ints, q: float) -> NDArray[np.float32]:
     """Linear between neighbours, as numpy's default; 0 for a feature that never fires."""
     out = np.zeros(len(ptr) - 1, np.float32)
-    place = ptr[alive] + q * (ptr[alive + 1] - ptr[alive] - 1)
-    low = np.floor(place).astype(np.int64)
+    place = q * (ptr[alive + 1] - ptr[alive] - 1)  # within the feature: the same whatever lies before it
+    part = place - np.floor(place)
+    low = ptr[alive] + np.floor(place).astype(np.int64)
     high = np.minimum(low + 1, ptr[alive + 1] - 1)
-    part = place - low
     out[alive] = sorted_E[low] * (1 - part) + sorted_E[high] * part
     return out
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from turnscope.artifacts import Artifact, ConfigError, IntegrityError, atomic_path
-from turnscope.features.arrays import open_array
+from turnscope.features.arrays import gather, open_array
 from turnscope.transcripts.store import TranscriptStore, open_transcripts
 
 Ints = NDArray[np.int64]
@@ -164,7 +164,7 @@ class FeatureIndex:
             table = table.select(EXPLANATION_SCHEMA.names).cast(EXPLANATION_SCHEMA)
         except (pa.ArrowException, KeyError) as error:
             raise ConfigError(f"not a table of explanations: {error}", fix="columns feature, text, source") from error
-        features = table["feature"].to_numpy()
+        features = table["feature"].fill_null(-1).to_numpy()
         if table["feature"].null_count or (
             len(features) and not 0 <= features.min() <= features.max() < self.n_features
         ):
@@ -181,12 +181,8 @@ class FeatureIndex:
     def _gather(self, direction: str, column: str, which: Ints, size: int, what: str) -> tuple[Ints, Ints, Floats]:
         if len(which) and not 0 <= which.min() <= which.max() < size:
             raise ConfigError(f"no such {what}: there are {size}", where=str(self.artifact.path))
-        ptr = self.array(f"{direction}.ptr")
-        firsts, sizes = np.asarray(ptr[which], np.int64), np.asarray(ptr[which + 1] - ptr[which], np.int64)
-        out = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        at_E = np.arange(out[-1]) + np.repeat(firsts - out[:-1], sizes)
-        places = _ints(self.array(f"{direction}.{column}")[at_E])
-        return out, places, _floats(self.array(f"{direction}.values")[at_E])
+        arrays = {name: self.array(name) for name in (f"{direction}.{part}" for part in ("ptr", column, "values"))}
+        return gather(arrays, direction, column, which)
 
     def _need_tokens(self) -> None:
         if self.unit != "token":

@@ -121,7 +121,7 @@ def text_hash(text: str) -> int:
 
 
 def language_of(conversation: Conversation, turn: Turn) -> str:
-    """What the turn's labels say (`language` or `lang`), else what the source says of the conversation, else nothing."""
+    """What the turn's labels say (`language` or `lang`), else what the source says of the conversation, else ""."""
     for name in _LANGUAGE_LABELS:
         value = turn.labels.get(name)
         if isinstance(value, str) and value:
