@@ -10,10 +10,11 @@ straight-through estimators): d z / d theta = -(theta / eps) K((pre - theta) / e
 -(1 / eps) K(...). Training is of log theta. Pre-activations below theta - eps / 2 have neither value nor gradient, so a
 step touches only those above.
 
-eps is `config.bandwidth`. Inputs have mean square norm D, so a pre-activation under a random unit direction is of size 1
-whatever the width, and so is the default window. The published 1e-3 (of inputs of norm 1) is a hundred times narrower
-at D = 128: too few entries of a short run fall inside for thresholds to move (docs/training.md). Thresholds start where a few times k features are active, not near 0: a
-threshold that starts far under all pre-activations has no entries inside the rectangle, and never learns.
+eps is `config.bandwidth`. Inputs have mean square norm D, so a pre-activation under a random unit direction is of size
+1 whatever the width, and so is the default window. The published 1e-3 (of inputs of norm 1) is a hundred times narrower
+at D = 128: too few entries of a short run fall inside for thresholds to move (docs/training.md). Thresholds start where
+a few times k features are active, not near 0: a threshold that starts far under all pre-activations has no entries
+inside the rectangle, and never learns.
 
 Legend: N rows, B batch, D width, F features, E entries that have value or gradient, A dead features.
 """
