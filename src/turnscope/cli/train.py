@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from turnscope.artifacts.errors import ConfigError
 from turnscope.cli._output import print_json
 
+if TYPE_CHECKING:
+    from turnscope.training import TrainConfig, TrainResult
+
 
 def train(
-    activations: Path, /, *, out: Path, unit: Literal["turn", "token", "nested"] = "turn", features: int | None = None,
-    k: int | None = None, lr: float | None = None, epochs: float | None = None, batch_size: int | None = None,
-    architecture: Literal["batchtopk", "topk", "relu", "jumprelu", "gated", "matryoshka"] = "batchtopk",
-    turn_k: int | None = None, turn_share: float = 0.5, turn_weight: float = 0.8, detach_turn: bool = False,
-    shuffle_gib: float = 1.0, seed: int = 0, mesh: str | None = None, device: Literal["cpu", "cuda"] = "cpu",
-    json: bool = False,
+    activations: Path, /, *, out: Path | None = None, unit: Literal["turn", "token", "nested"] | None = None,
+    features: int | None = None, k: int | None = None, lr: float | None = None, epochs: float | None = None,
+    batch_size: int | None = None,
+    architecture: Literal["batchtopk", "topk", "relu", "jumprelu", "gated", "matryoshka"] | None = None,
+    turn_k: int | None = None, turn_share: float | None = None, turn_weight: float | None = None,
+    detach_turn: bool | None = None, shuffle_gib: float | None = None, seed: int | None = None,
+    mesh: str | None = None, device: Literal["cpu", "cuda"] | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (), json: bool = False,
 ) -> None:  # fmt: skip
     """Activations in, a sparse autoencoder out. What is not given is chosen by the data and shown.
 
@@ -24,16 +31,18 @@ def train(
 
     Example: turnscope train runs/mine/activations/resid.15 --unit nested --out runs/mine/saes/nested
 
+    Example: turnscope train recipe.toml --set k=64 --set schedule=cosine
+
     Example: torchrun --nproc-per-node 4 -m turnscope train runs/mine/activations/resid.15 --mesh 2x2 --out DIR
 
     Parameters
     ----------
     activations
-        Activations of one site (turnscope harvest).
+        Activations of one site (turnscope harvest), or a recipe (a .toml file; docs/sweeps.md).
     out
         Folder of the dictionary.
     unit
-        Rows are turn means, or single tokens; nested: a block of features for each (needs stored tokens).
+        Rows are turn means (the default), or single tokens; nested: a block of features for each (needs stored tokens).
     features
         Dictionary size.
     k
@@ -62,29 +71,59 @@ def train(
         Under torchrun: processes along the batch x along the features; default 1xN (docs/distributed.md).
     device
         Under torchrun: cpu, or cuda for one GPU to a process.
+    set_
+        NAME=VALUE, for any setting of TrainConfig; may be given again. Over the recipe and the other options.
     json
         Print the last metrics as JSON.
     """
+    from turnscope.pipeline.training import TrainRecipe, read_train_recipe, settings
     from turnscope.training.config import TrainConfig
-    from turnscope.training.train import run
+    from turnscope.training.several import run_several
 
-    try:
-        rows, columns = (int(side) for side in (mesh or "1x1").split("x"))
-    except ValueError:
-        raise ConfigError(f"mesh is {mesh!r}", fix="give processes along batch and features, such as 2x4") from None
-    result = run(
-        TrainConfig(
-            source=activations, out=out, unit=unit, n_features=features, k=k, lr=lr, epochs=epochs,
-            batch_size=batch_size, architecture=architecture, turn_k=turn_k, turn_share=turn_share,
-            turn_weight=turn_weight, detach_turn=detach_turn, shuffle_memory=int(shuffle_gib * 2**30), seed=seed,
-            mesh=(rows, columns) if mesh else None, device=device,
-        )
-    )  # fmt: skip
-    for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+    flags = {
+        "out": out, "unit": unit, "n_features": features, "k": k, "lr": lr, "epochs": epochs, "batch_size": batch_size,
+        "architecture": architecture, "turn_k": turn_k, "turn_share": turn_share, "turn_weight": turn_weight,
+        "detach_turn": detach_turn, "seed": seed, "device": device, "mesh": _sides(mesh),
+        "shuffle_memory": None if shuffle_gib is None else int(shuffle_gib * 2**30),
+    }  # fmt: skip
+    given = {name: value for name, value in flags.items() if value is not None} | settings(set_)
+    if activations.suffix == ".toml":
+        recipe = read_train_recipe(activations, given)
+    else:
+        recipe = TrainRecipe((TrainConfig.model_validate({"source": activations, **given}),))
+    if recipe.harvest is None:
+        results = run_several(recipe.configs)
+    else:
+        from turnscope.pipeline.live import train_live
+
+        wanted = list(zip(recipe.sites, recipe.configs, strict=True))
+        results = train_live(recipe.harvest, wanted, buffer_rows=recipe.buffer_rows)
+    for result in results:
+        for note in result.notes:
+            print(f"note: {note}", file=sys.stderr)
     if json:
-        return print_json(result.metrics)
+        many = {"saes": [{"path": str(result.path), **result.metrics} for result in results]}
+        return print_json(results[0].metrics if len(results) == 1 else many)
+    for config, result in zip(recipe.configs, results, strict=True):
+        _show(config, result)
+    return None
+
+
+def _show(config: TrainConfig, result: TrainResult) -> None:
+    from turnscope.training.defaults import RATE_RULE
+
     print(f"sae: {result.path}")
+    rule = "" if config.lr else f" = {RATE_RULE}"
+    print(f"  {'lr':<20} {result.config.lr:.3g}{rule}")
     for name, value in result.metrics.items():
         print(f"  {name:<20} {value:.5g}" if isinstance(value, float) else f"  {name:<20} {value}")
-    return None
+
+
+def _sides(mesh: str | None) -> tuple[int, int] | None:
+    if mesh is None:
+        return None
+    try:
+        rows, columns = (int(side) for side in mesh.split("x"))
+    except ValueError:
+        raise ConfigError(f"mesh is {mesh!r}", fix="give processes along batch and features, such as 2x4") from None
+    return rows, columns
