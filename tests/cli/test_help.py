@@ -10,7 +10,7 @@ import pytest
 
 COMMANDS = [
     "demo", "demo corpus", "demo train-model", "demo check-model", "run", "import", "export", "spans", "harvest",
-    "sweep", "train", "index", "evaluate", "convert", "verify", "repair", "merge", "split",
+    "sweep", "train", "index", "evaluate", "convert", "verify", "repair", "merge", "split", "query", "search",
 ]  # fmt: skip
 # Runs a command line and then says which heavy libraries it brought in.
 PROBE = """

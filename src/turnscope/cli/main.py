@@ -11,7 +11,7 @@ from turnscope import __version__
 from turnscope.artifacts import TurnscopeError
 from turnscope.artifacts.errors import ConfigError
 from turnscope.artifacts.text import visible
-from turnscope.cli import convert, demo, index, run, spans, stages, store, sweep, train, transcripts
+from turnscope.cli import convert, demo, index, query, run, spans, stages, store, sweep, train, transcripts
 
 INTERRUPTED = 130
 
@@ -34,6 +34,8 @@ app.command(stages.harvest, name="harvest")
 app.command(train.train, name="train")
 app.command(sweep.sweep, name="sweep")
 app.command(index.index, name="index")
+app.command(query.query, name="query")
+app.command(query.search, name="search")
 app.command(stages.evaluate, name="evaluate")
 app.command(convert.convert, name="convert")
 app.command(store.verify, name="verify")

@@ -178,7 +178,7 @@ VALUES = {
     ("open", 3): {1: 1.0},
     ("calm", 1): {2: 0.75},
 }
-EXPLANATIONS = [(0, "polite refusal"), (1, "greetings and farewells"), (2, "\x1b[31mkeys"), (3, "blunt refusal")]
+EXPLANATIONS = [(0, "polite refusal"), (1, "greetings and farewells"), (2, "\x1b[31m keys"), (3, "blunt refusal")]
 
 
 class _Settings(Config):

@@ -218,7 +218,9 @@ class TurnColumns:
     def near(self, rows: RowSet, low: int, high: int) -> RowSet:
         """Turns t for which a turn of `rows` stands at t + low ... t + high of the same conversation."""
         key_N, sorted_N, order_N, stride = self._order
-        keys = np.sort(key_N[rows.ascending()])
+        keys = key_N[rows.ascending()]
+        if not self._is_ordered:
+            keys.sort()
         begin = keys - keys % stride
         low_keys = np.maximum(keys - min(high, stride), begin)
         high_keys = np.minimum(keys - max(low, -stride), begin + stride - 1)
@@ -228,7 +230,12 @@ class TurnColumns:
         lengths = np.maximum(last - first, 0)
         ends = np.cumsum(lengths)
         places = np.arange(int(lengths.sum())) + np.repeat(first - (ends - lengths), lengths)
-        return RowSet(np.sort(order_N[places]), self.n)
+        return RowSet(places if self._is_ordered else np.sort(order_N[places]), self.n)
+
+    @cached_property
+    def _is_ordered(self) -> bool:
+        """Whether rows stand by conversation and turn, as a harvest writes them; then no place has to be looked up."""
+        return bool(np.all(self._order[2] == np.arange(self.n)))
 
     def counted(self, rows: RowSet, sign: Operator, number: float) -> RowSet:
         """All turns of the conversations in which as many turns of `rows` stand."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 from turnscope.artifacts.errors import ConfigError, StorageError
 
 _CHARACTERS, _WORDS = 2_000, 32
+_RANKED = 20_000  # explanations; ranking all that have a word such as "the" takes seconds of a million
 _WORD = re.compile(r"\w+")
 # Rows are read in blocks, so that a million explanations are not all Python objects at once.
 _BLOCK = 50_000
@@ -57,10 +58,11 @@ class ExplanationSearch:
             raise StorageError(f"the explanations cannot be indexed: {error}", where=path or "memory") from error
 
     def find(self, words: str, limit: int = 20) -> list[Found]:
-        """The explanations with all of the words, the best first; without any such, those with some of them.
+        """The explanations with all of the words, the best first.
 
-        The last word may be the beginning of one. Nothing of `words` is taken for syntax. Raises ConfigError when there
-        is no word in it.
+        Where none has them all, those in which the last one begins a word; where there are none of these either, those
+        with some of the words. Of more than 20,000 only the first 20,000 are ranked. Nothing of `words` is taken for
+        syntax. Raises ConfigError when there is no word in it.
         """
         if limit < 1:
             raise ConfigError(f"limit must be 1 or more, not {limit}")
@@ -68,21 +70,22 @@ class ExplanationSearch:
         if not asked:
             raise ConfigError(f"no word to search for in {words[:60]!r}", fix="give a word or more")
         terms = [f'"{word}"' for word in asked]
-        terms[-1] = f"({terms[-1]} OR {terms[-1]}*)"
-        return self._match(" AND ".join(terms), limit) or self._match(" OR ".join(terms), limit)
+        tries = (" AND ".join(terms), " AND ".join([*terms[:-1], terms[-1] + "*"]), " OR ".join(terms))
+        return next((found for each in tries if (found := self._match(each, limit))), [])
 
     def _match(self, expression: str, limit: int) -> list[Found]:
+        # the words are read for the winners only
         query = (
-            "SELECT feature, text, source, -rank FROM explanations WHERE explanations MATCH ? "
-            "ORDER BY rank, feature, rowid LIMIT ?"
+            "SELECT feature, text, source, -score FROM explanations JOIN ("
+            "SELECT number, score FROM (SELECT rowid AS number, rank AS score FROM explanations "
+            "WHERE explanations MATCH ? LIMIT ?) ORDER BY score, number LIMIT ?"
+            ") ON explanations.rowid = number ORDER BY score, number"
         )
         try:
-            rows = self._base.execute(query, (expression, limit)).fetchall()
+            rows = self._base.execute(query, (expression, _RANKED, limit)).fetchall()
         except sqlite3.Error as error:
             raise StorageError(f"the explanations cannot be searched: {error}") from error
-        return [
-            Found(int(feature), str(text), str(source or ""), float(score)) for feature, text, source, score in rows
-        ]
+        return [Found(int(row[0]), str(row[1]), str(row[2] or ""), float(row[3])) for row in rows]
 
     def close(self) -> None:
         """Free the memory or the file."""
