@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from turnscope.artifacts import Artifact, ConfigError, IntegrityError, atomic_path
 from turnscope.features.arrays import gather, open_array
 from turnscope.transcripts.store import TranscriptStore, open_transcripts
+
+if TYPE_CHECKING:
+    from turnscope.features.query.result import Querier, QueryResult
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -145,6 +148,16 @@ class FeatureIndex:
             out_KM.append(np.where(hit_M, values[at_M] if len(active) else 0, 0).astype(np.float32))
         return np.stack(out_KM, axis=1) if out_KM else np.zeros((len(rows_M), 0), np.float32)
 
+    def query(self, text: str) -> QueryResult:
+        """The turns that satisfy a query such as `F12 > 0.4 & next(F9)`; see docs/query.md. Raises QueryError."""
+        return self._querier.find(text)
+
+    @cached_property
+    def _querier(self) -> Querier:
+        from turnscope.features.query.result import Querier
+
+        return Querier(self)
+
     def explanations(self) -> pa.Table:
         """What features are said to mean: (feature, text, source); empty when nobody has said anything."""
         path = self.artifact.path / EXPLANATIONS
@@ -171,6 +184,7 @@ class FeatureIndex:
             raise ConfigError(f"an explanation names a feature that is none of the {self.n_features}")
         with atomic_path(self.artifact.path / EXPLANATIONS) as temp:
             pq.write_table(table, temp)
+        self.__dict__.pop("_querier", None)  # it knows the old ones
 
     def _run(self, direction: str, number: int, size: int, what: str) -> tuple[int, int]:
         if not 0 <= number < size:
