@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from turnscope.artifacts.errors import ConfigError
 from turnscope.artifacts.text import visible
 from turnscope.cli._output import print_json
 
@@ -24,7 +25,7 @@ def convert(
     source: Path, /, *, out: Path, from_format: Annotated[Format, Parameter(name="--format")] = "auto",
     to: Literal["turnscope", "saelens", "sparsify"] = "turnscope", k: int | None = None,
     input_scale: float | None = None, unit_norm: bool = False, site: str | None = None, model: str | None = None,
-    json: bool = False,
+    probe: Path | None = None, json: bool = False,
 ) -> None:  # fmt: skip
     """A dictionary of another library to ours, or ours to another library's.
 
@@ -55,6 +56,8 @@ def convert(
         Where it reads the model (resid.12), in place of what the files say.
     model
         The model it was trained on, in place of what the files say.
+    probe
+        Activations of its site: says whether the dictionary explains less than nothing of them, and is transposed.
     json
         Print what was made as JSON.
     """
@@ -67,12 +70,31 @@ def convert(
             input_scale=input_scale, unit_norm=unit_norm, site=site, model=model,
         )
     )  # fmt: skip
+    if probe is not None and to == "turnscope":
+        _probe(result.path, probe)
     if json:
         config = result.config.model_dump(mode="json")
         return print_json(
             {"path": str(result.path), "format": result.format, "config": config, "notes": list(result.notes)}
         )
     return _show(result)
+
+
+def _probe(sae: Path, activations: Path) -> None:
+    from turnscope.harvest.source import StoreSource
+    from turnscope.harvest.store import open_activations
+    from turnscope.sae import SparseAutoencoder
+    from turnscope.training.probe import doubt
+    from turnscope.training.sources import take
+
+    dictionary = SparseAutoencoder.load(sae)
+    unit = "token" if dictionary.config.unit == "token" else "turn"
+    source = StoreSource(open_activations(activations), unit, "explain")
+    if source.d_model != dictionary.config.d_model:
+        said = f"the dictionary has width {dictionary.config.d_model}, these activations {source.d_model}"
+        raise ConfigError(said, where=str(activations), fix="probe with activations of its own model and site")
+    said = doubt(dictionary, take(source, 1024)) or "the dictionary explains something of these rows"
+    print(visible(f"probe: {said}"), file=sys.stderr)
 
 
 def _show(result: ConvertResult) -> None:

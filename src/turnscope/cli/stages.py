@@ -188,6 +188,8 @@ def evaluate(
         block=block,
     )  # fmt: skip
     report = run(config).report
+    if "doubt" in report:
+        print(f"note: {report['doubt']}", file=sys.stderr)
     if json:
         return print_json(report)
     for row in report["traits"]:

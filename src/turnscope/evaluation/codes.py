@@ -18,6 +18,7 @@ from turnscope.harvest.turn_tokens import TurnTokens
 from turnscope.sae import SparseAutoencoder
 from turnscope.sae.nested import NestedSAE, is_nested
 from turnscope.training.metrics import evaluate, evaluate_nested
+from turnscope.training.probe import doubt
 
 Floats = NDArray[np.float32]
 _TURNS_AT_ONCE = 512
@@ -122,10 +123,11 @@ class DictionaryReader:
         about = {"features": self.sae.config.n_features, "k": self.sae.config.k, "unit": self.unit}
         if self._nested is not None and self.unit == "token":
             return about | self._fit_of_tokens(self._nested, rows_N, most, seed)
-        held = evaluate(self.sae, self.sample(rows_N, most, seed))
+        x_ND = self.sample(rows_N, most, seed)
+        held, said = evaluate(self.sae, x_ND), doubt(self.sae, x_ND)
         return {
             "nmse_raw": held.nmse_raw, "nmse_centred": held.nmse_centred, "l0": held.l0, "dead": held.silent,
-            **about, "rows": held.n_rows,
+            **about, "rows": held.n_rows, **({"doubt": said} if said else {}),
         }  # fmt: skip
 
     def _fit_of_tokens(self, nested: NestedSAE, rows_N: NDArray[np.int64], most: int, seed: int) -> dict[str, Any]:
