@@ -22,6 +22,7 @@ from turnscope.artifacts import (
     sole_writer,
     write_json,
 )
+from turnscope.features.arrays import map_array
 from turnscope.features.config import IndexConfig
 from turnscope.features.postings import Counts, Postings, Written
 from turnscope.features.relations import cofiring, duplicates, neighbours
@@ -34,11 +35,15 @@ from turnscope.features.store import (
     KIND,
     NEIGHBOURS,
     TURNS,
+    WORDS,
     FeatureIndex,
 )
 from turnscope.features.turns import next_rows, next_rows_of_role, turn_table
+from turnscope.features.words import TokenWords, halves, read_texts, turn_words
 from turnscope.harvest.store import ActivationStore, open_activations
 from turnscope.transcripts.store import TranscriptStore, open_transcripts
+
+_ROW_ORDER = [("feature", "ascending"), ("kind", "ascending")]
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,12 @@ def _make(
     describer = _describer(config, turns)
     for group in postings.turn_round(counts):
         describer.add(group)
-    for _ in postings.turn_tokens_round(counts):
-        pass
+    choose_N = halves(turns, config.seed)
+    of_tokens = _of_tokens(draft, postings, counts, choose_N, config.seed) if counts.n_tokens else []
     write_table(draft, GROUPS, describer.groups())
     written = Written(draft.path, turns.num_rows, dictionary.n_features)
+    words, n_read = _words(config, turns, transcripts, written, choose_N)
+    write_table(draft, WORDS, pa.concat_tables([words, *of_tokens]).sort_by(_ROW_ORDER))
     next_N = describer.follow["persistence"].next_N
     partners, sampled = cofiring(written, next_N, config.cofiring_turns, config.neighbours, config.seed)
     write_table(draft, COFIRING, partners)
@@ -121,7 +128,7 @@ def _make(
     )
     write_table(draft, FEATURES, features)
     facts: dict[str, Any] = {
-        **sampled,
+        **sampled, "word_turns": n_read,
         "unit": dictionary.unit, "n_turns": turns.num_rows, "n_features": dictionary.n_features,
         "n_turn_features": dictionary.n_turn_features, "n_tokens": counts.n_tokens, "site": dictionary.config.site,
     }  # fmt: skip
@@ -135,6 +142,26 @@ def _make(
             "tokens": counts.n_tokens, "tokens.sinks": counts.n_sinks,
         }
     )  # fmt: skip
+
+
+def _of_tokens(draft: Draft, postings: Postings, counts: Counts, choose_N: Any, seed: int) -> list[pa.Table]:
+    ids, positions, offsets = (map_array(draft.path / f"tokens.{name}.npy") for name in ("ids", "positions", "ptr"))
+    token_words = TokenWords(ids, positions, np.asarray(offsets), choose_N, seed)
+    for group in postings.turn_tokens_round(counts):
+        token_words.add(group)
+    return [token_words.table()]
+
+
+def _words(
+    config: IndexConfig, turns: pa.Table, transcripts: TranscriptStore, written: Written, choose_N: Any
+) -> tuple[pa.Table, int]:
+    """Words held against features on a sample of turns, and its size."""
+    rows_S = np.arange(turns.num_rows)
+    if len(rows_S) > config.word_turns:
+        rng = np.random.default_rng(config.seed)
+        rows_S = np.sort(rng.choice(rows_S, config.word_turns, replace=False))
+    texts = read_texts(turns, transcripts, rows_S)
+    return turn_words(written, texts, rows_S, choose_N[rows_S], config.vocabulary, config.seed), len(rows_S)
 
 
 def _describer(config: IndexConfig, turns: pa.Table) -> Describer:

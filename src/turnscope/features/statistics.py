@@ -5,6 +5,7 @@ Legend: N turns, E entries, G features of a group, B bins.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from turnscope.features.sorting import Group
 
 Ints = NDArray[np.int64]
+_POSITIONS = (0, 1, 2, 3, 4, 8, 16, 32, 64)
 DECILES = tuple(round(i / 10, 1) for i in range(11))
 
 
@@ -89,10 +91,13 @@ class Describer:
             rate_G, expected_G, asked_G = following.rates(group, self._n)
             columns |= {name: pa.array(rate_G, from_pandas=True), f"{name}_by_chance": expected_G}
             columns[f"{name}_turns"] = asked_G
-        self.tables.append(pa.table(columns))
         local_E = group.local_E()
         for category in self._categories:
-            self._part(group.first, n, local_E, group.places_E, category)
+            counts = self._part(group.first, n, local_E, group.places_E, category)
+            if category.by == "position":
+                information = mutual_information(counts, np.bincount(category.code_N, minlength=len(category.names)))
+                columns["position_information"] = information
+        self.tables.append(pa.table(columns))
 
     def features(self) -> pa.Table:
         """One row for each feature."""
@@ -103,7 +108,7 @@ class Describer:
         keys = [("feature", "ascending"), ("by", "ascending"), ("value", "ascending")]
         return pa.concat_tables(self.parted).combine_chunks().sort_by(keys)
 
-    def _part(self, first: int, n: int, local_E: Ints, rows_E: NDArray[Any], category: Category) -> None:
+    def _part(self, first: int, n: int, local_E: Ints, rows_E: NDArray[Any], category: Category) -> Ints:
         width = len(category.names)
         counts = np.bincount(local_E * width + category.code_N[rows_E], minlength=n * width)
         some = np.flatnonzero(counts)
@@ -121,6 +126,24 @@ class Describer:
                 }
             )
         )
+        return counts.reshape(n, width)
+
+
+def mutual_information(fired_GC: Ints, all_C: Ints) -> NDArray[np.float64]:
+    """Bits that knowing a turn's category tells of whether each feature fires, less what chance alone would show.
+
+    The plug-in estimate over (fires or not) x (category), less Miller and Madow's bias, (C - 1) / (2 N ln 2).
+    """
+    n = all_C.sum()
+    silent_GC = all_C - fired_GC
+    bits = np.zeros(len(fired_GC))
+    for part_GC in (fired_GC, silent_GC):
+        p_GC = part_GC / n
+        expected_GC = p_GC.sum(1, keepdims=True) * (all_C / n)
+        ratio = np.divide(p_GC, expected_GC, out=np.ones_like(p_GC), where=p_GC > 0)
+        bits += (p_GC * np.log2(ratio)).sum(1)
+    bias = (np.count_nonzero(all_C) - 1) / (2 * n * np.log(2))
+    return np.maximum(bits - bias, 0.0)
 
 
 def _values(group: Group, bins: int) -> dict[str, Any]:
@@ -167,7 +190,7 @@ def _quantile(sorted_E: NDArray[np.float32], ptr: Ints, alive: Ints, q: float) -
 
 
 def categories(table: pa.Table, most: int = 50) -> list[Category]:
-    """Roles, splits, languages and scripts of the turns; beyond the `most` frequent values, "(other)"."""
+    """Roles, splits, languages, scripts, places in the conversation; beyond the `most` frequent values, "(other)"."""
     found: list[Category] = []
     for by in ("role", "split", "language", "script"):
         names, codes, counts = np.unique(
@@ -178,4 +201,7 @@ def categories(table: pa.Table, most: int = 50) -> list[Category]:
         new[kept] = np.arange(len(kept))
         rest = ["(other)"] if len(kept) < len(names) else []
         found.append(Category(by, new[codes], [*names[kept].tolist(), *rest]))
-    return found
+    turn_N = np.asarray(table["turn"].to_numpy(), np.int64)
+    bucket_N = np.searchsorted(_POSITIONS, turn_N, side="right") - 1
+    ends = [*(str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(_POSITIONS)), "64-"]
+    return [*found, Category("position", bucket_N, ends)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -147,6 +148,34 @@ class FeatureIndex:
             hit_M = active[at_M] == rows_M if len(active) else np.zeros(len(rows_M), np.bool_)
             out_KM.append(np.where(hit_M, values[at_M] if len(active) else 0, 0).astype(np.float32))
         return np.stack(out_KM, axis=1) if out_KM else np.zeros((len(rows_M), 0), np.float32)
+
+    def partners(self, feature: int, kind: Literal["same", "next"] = "same") -> pa.Table:
+        """Features that fire on the same turns, or on the turns that follow: rows of `cofiring.parquet`."""
+        table = self._of_feature(COFIRING, feature)
+        return table.filter(pc.call_function("equal", [table["kind"], kind]))
+
+    def neighbours(self, feature: int) -> pa.Table:
+        """Features whose decoder directions are nearest: rows of `neighbours.parquet`, nearest first."""
+        return self._of_feature(NEIGHBOURS, feature)
+
+    def groups(self, feature: int) -> pa.Table:
+        """On how many turns of each role, split, language and script it fires: rows of `groups.parquet`."""
+        return self._of_feature(GROUPS, feature)
+
+    def words(self, feature: int) -> pa.Table:
+        """The best word, pair and word before of a feature, and of a token feature the best token ids."""
+        return self._of_feature(WORDS, feature)
+
+    def _of_feature(self, name: str, feature: int) -> pa.Table:
+        if not 0 <= feature < self.n_features:
+            raise ConfigError(f"no feature {feature}: there are {self.n_features}", where=str(self.artifact.path))
+        if name not in self._tables:
+            self._tables[name] = self.table(name)
+        return self._tables[name].filter(pc.call_function("equal", [self._tables[name]["feature"], feature]))
+
+    @cached_property
+    def _tables(self) -> dict[str, pa.Table]:
+        return {}
 
     def query(self, text: str) -> QueryResult:
         """The turns that satisfy a query such as `F12 > 0.4 & next(F9)`; see docs/query.md. Raises QueryError."""
