@@ -3,8 +3,9 @@
     python benchmarks/query.py                 # a million turns, as QUALITY's load L4 asks
     python benchmarks/query.py --quick         # a tenth of it
 
-Prints, for each query, turns found and milliseconds (median and 95th percentile of repeats, each on a parsed-anew query
-with the index opened before), what opening costs once, and the same for a search over as many explanations.
+Prints, for each query, milliseconds (median and 95th percentile of the wall clock, median of processor time, each time
+parsed anew on an index opened before) and turns found; what the first query costs; and the same for searches over as
+many explanations.
 """
 
 from __future__ import annotations
@@ -83,14 +84,17 @@ def write_index(folder: Path, n: int) -> FeatureIndex:
     return open_index(draft.path)
 
 
-def timed(ask: Callable[[], int], repeats: int) -> tuple[int, float, float]:
-    taken = list[float]()
+def timed(ask: Callable[[], int], repeats: int) -> tuple[int, str]:
+    """What was found, and how long it took."""
+    taken, busy = list[float](), list[float]()
     found = 0
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, start_busy = time.perf_counter(), time.process_time()
         found = ask()
         taken.append(1000 * (time.perf_counter() - start))
-    return found, float(np.median(taken)), float(np.percentile(taken, 95))
+        busy.append(1000 * (time.process_time() - start_busy))
+    times = (np.median(taken), np.percentile(taken, 95), np.median(busy))
+    return found, "{:8.1f} ms {:8.1f} ms p95 {:8.1f} ms CPU".format(*times)
 
 
 def main() -> None:
@@ -100,14 +104,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = write_index(Path(folder), n)
         querier = Querier(index)
-        found, first, _ = timed(lambda: len(querier.find('next(F3) & topic = "law" & role = user')), 1)
-        print(f"{n:,} turns; the first query, which reads the table of turns: {first:.0f} ms ({found:,} found)")
+        found, times = timed(lambda: len(querier.find('next(F3) & topic = "law" & role = user')), 1)
+        print(f"{times} {found:>9,}  the first query on {n:,} turns, which reads their table")
         for query in QUERIES:
-            found, median, tail = timed(lambda query=query: len(querier.find(query)), 20)
-            print(f"{median:8.1f} ms {tail:8.1f} ms p95 {found:>9,}  {query}")
+            found, times = timed(lambda query=query: len(querier.find(query)), 20)
+            print(f"{times} {found:>9,}  {query}")
         result = querier.find("F4")
-        _, median, tail = timed(lambda: result.table(20, by="F4", context=1, texts=False).num_rows, 10)
-        print(f"{median:8.1f} ms {tail:8.1f} ms p95 {len(result):>9,}  the first 20 by strength, with neighbours")
+        _, times = timed(lambda: result.table(20, by="F4", context=1, texts=False).num_rows, 10)
+        print(f"{times} {len(result):>9,}  the first 20 by strength, with neighbours")
     search_explanations(n)
 
 
@@ -122,8 +126,8 @@ def search_explanations(n: int) -> None:
     search = ExplanationSearch(table)
     print(f"{n:,} explanations: {time.perf_counter() - start:.1f} s to take in")
     for asked in (words[200], words[290][:2], f"{words[150]} {words[250]}", words[0], f"{words[0]} {words[1]}"):
-        found, median, tail = timed(lambda asked=asked: len(search.find(asked, 20)), 10)
-        print(f"{median:8.1f} ms {tail:8.1f} ms p95 {found:>9,}  search {asked}")
+        found, times = timed(lambda asked=asked: len(search.find(asked, 20)), 10)
+        print(f"{times} {found:>9,}  search {asked}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -236,3 +238,14 @@ print(*sorted({"torch", "transformers", "sklearn"} & {name.partition(".")[0] for
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == ""
+
+
+def test_every_query_in_the_docs_is_one() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "query.md").read_text("utf-8")
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    spans = [span for row in rows for span in re.findall(r"`([^`]+)`", row.replace("\\|", "|")) if span != "( )"]
+    asked = re.findall(r"turnscope query \S+ '([^']+)'", text)
+    assert len(spans) > 15
+    assert len(asked) > 2
+    for query in [*spans, *asked]:
+        parse(re.sub(r"\b[QR]\b", "F1", query))

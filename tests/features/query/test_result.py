@@ -130,3 +130,13 @@ def test_many_explanations_are_searched_in_order() -> None:
         n for n, text in enumerate(texts) if {"law", "code"} <= set(text.split())
     }
     assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+
+
+def test_an_index_is_asked_itself(stored: FeatureIndex) -> None:
+    result = stored.query('"greetings and farewells" & !next(role = user)')
+    assert (len(result), result.query) == (1, 'F1 & !next(role = "user")')
+    assert "querier" not in repr(result)
+    explanations = stored.explanations()
+    stored.set_explanations(explanation_table([(2, "greetings and farewells")]))
+    assert stored.query('"greetings"').query == "F2"
+    stored.set_explanations(explanations)

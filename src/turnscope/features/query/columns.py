@@ -158,7 +158,7 @@ class TurnColumns:
             objects, code_N = self._label_objects
             place: dict[str, int] = {}
             values: list[Any] = []
-            code_V = np.full(len(objects), -1, np.int64)
+            code_V = np.full(len(objects), -1, np.int32)
             for number, labels in enumerate(objects):
                 value = labels.get(key)
                 if value is None:
@@ -168,14 +168,14 @@ class TurnColumns:
                     place[spelled] = len(values)
                     values.append(value)
                 code_V[number] = place[spelled]
-            self._labels[key] = Column(values, np.append(code_V, -1)[code_N])
+            self._labels[key] = Column(values, np.append(code_V, np.int32(-1))[code_N])
         return self._labels[key]
 
     @cached_property
-    def _label_objects(self) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
+    def _label_objects(self) -> tuple[list[dict[str, Any]], NDArray[np.int32]]:
         """Every different set of labels once, and its number for each turn (-1 for none)."""
         if LABELS not in self._turns.column_names:
-            return [], np.full(self.n, -1, np.int64)
+            return [], np.full(self.n, -1, np.int32)
         spelled, code_N = _encoded(self._turns[LABELS])
         try:
             objects = [json.loads(text) if text else {} for text in spelled]
@@ -186,7 +186,7 @@ class TurnColumns:
     @cached_property
     def conversation_N(self) -> NDArray[np.int64]:
         """The number of each turn's conversation."""
-        return self._conversations[1]
+        return self._conversations[1].astype(np.int64)
 
     @property
     def n_conversations(self) -> int:
@@ -194,7 +194,7 @@ class TurnColumns:
         return len(self._conversations[0])
 
     @cached_property
-    def _conversations(self) -> tuple[list[str], NDArray[np.int64]]:
+    def _conversations(self) -> tuple[list[str], NDArray[np.int32]]:
         return _encoded(self._turns["conversation_id"])
 
     @cached_property
@@ -275,12 +275,12 @@ def _column(column: pa.ChunkedArray) -> Column:
     return Column(values, code_N) if pa.types.is_boolean(kind) else TextColumn(values, code_N)
 
 
-def _encoded(column: pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
+def _encoded(column: pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int32]]:
     """The different values of a column, and for each row the number of its value, -1 for null."""
     whole: Any = column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
         whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
     if not pa.types.is_dictionary(whole.type):
         whole = whole.dictionary_encode()
-    code_N = np.asarray(whole.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+    code_N = np.asarray(whole.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int32)
     return whole.dictionary.to_pylist(), code_N

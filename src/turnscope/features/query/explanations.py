@@ -42,7 +42,7 @@ class ExplanationSearch:
 
     def __init__(self, explanations: pa.Table, path: Path | None = None) -> None:
         if path is not None and path.exists():
-            raise StorageError("there is a file already", where=path, fix="name a new one, or open it")
+            raise StorageError("there is a file already", where=path, fix="name a new one")
         try:
             self._base = sqlite3.connect(":memory:" if path is None else path, check_same_thread=False)
             with self._base:
