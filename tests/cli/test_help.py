@@ -10,7 +10,8 @@ import pytest
 
 COMMANDS = [
     "demo", "demo corpus", "demo train-model", "demo check-model", "run", "import", "export", "spans", "harvest",
-    "sweep", "train", "index", "evaluate", "convert", "verify", "repair", "merge", "split", "query", "search",
+    "sweep", "train", "index", "features", "features split", "evaluate", "convert", "verify", "repair", "merge",
+    "split", "query", "search",
 ]  # fmt: skip
 # Runs a command line and then says which heavy libraries it brought in.
 PROBE = """
@@ -32,8 +33,8 @@ def test_every_command_is_listed(turnscope: cli_support.Command) -> None:
 
     names = [name for name in app if not name.startswith("-")]
     assert sorted(names) == sorted(name for name in COMMANDS if " " not in name)
-    inside = [name for name in app["demo"] if not name.startswith("-")]
-    assert sorted(f"demo {name}" for name in inside) == sorted(name for name in COMMANDS if " " in name)
+    inside = [f"{outer} {name}" for outer in ("demo", "features") for name in app[outer] if not name.startswith("-")]
+    assert sorted(inside) == sorted(name for name in COMMANDS if " " in name)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -41,6 +41,12 @@ class IndexConfig(Config):
     """Turns, drawn at random, on which words are held against features."""
     vocabulary: int = Field(default=20_000, ge=10)
     """Words, and pairs of words, that are held against features: the most frequent ones."""
+    model: str = Field(default="", exclude=True)
+    """The model that was harvested, for logit weights; none are made when it is not named."""
+    map: Literal["pca", "umap"] = "pca"
+    """How features are laid out in the plane, by their directions; umap needs the extra."""
+    logit_tokens: int = Field(default=10, ge=1, le=100)
+    """Tokens of each sign kept as logit weights."""
     seed: int = 0
     block_turns: int = Field(default=2048, ge=1)
     """Turns encoded at a time: the unit of going on after a kill."""

@@ -24,6 +24,8 @@ from turnscope.artifacts import (
 )
 from turnscope.features.arrays import map_array
 from turnscope.features.config import IndexConfig
+from turnscope.features.logits import Unembedding, logit_weights, read_unembedding
+from turnscope.features.map import feature_map
 from turnscope.features.postings import Counts, Postings, Written
 from turnscope.features.relations import cofiring, duplicates, neighbours
 from turnscope.features.statistics import Describer, Following, categories
@@ -33,6 +35,8 @@ from turnscope.features.store import (
     FEATURES,
     GROUPS,
     KIND,
+    LOGITS,
+    MAP,
     NEIGHBOURS,
     TURNS,
     WORDS,
@@ -80,11 +84,14 @@ def run(config: IndexConfig) -> IndexResult:
         "sae": dictionary.artifact.fingerprint,
         "transcripts": transcripts.fingerprint,
     }
+    unembedding = read_unembedding(config.model) if config.model else None
+    if unembedding is not None:
+        inputs["unembedding"] = unembedding.fingerprint
     with sole_writer(config.out):
         draft = begin(config.out, KIND, config, inputs)
         if isinstance(draft, Artifact):
             return IndexResult(draft)
-        return IndexResult(_make(config, draft, store, transcripts, dictionary))
+        return IndexResult(_make(config, draft, store, transcripts, dictionary, unembedding))
 
 
 def _require_fit(store: ActivationStore, transcripts: TranscriptStore, d_model: int) -> None:
@@ -100,8 +107,9 @@ def _require_fit(store: ActivationStore, transcripts: TranscriptStore, d_model: 
 
 
 def _make(
-    config: IndexConfig, draft: Draft, store: ActivationStore, transcripts: TranscriptStore, dictionary: Any
-) -> Artifact:
+    config: IndexConfig, draft: Draft, store: ActivationStore, transcripts: TranscriptStore, dictionary: Any,
+    unembedding: Unembedding | None,
+) -> Artifact:  # fmt: skip
     turns = turn_table(store, transcripts, config.splits, config.outlier_norm)
     write_table(draft, TURNS, turns)
     postings = Postings(draft, config, store, dictionary, turns["activation_row"].to_numpy())
@@ -122,6 +130,15 @@ def _make(
     near, pairs = neighbours(dictionary.decoder_FD(), config.neighbours, config.duplicate_cosine)
     write_table(draft, NEIGHBOURS, near)
     repeats = duplicates(written, pairs, config.duplicate_jaccard)
+    write_table(draft, MAP, feature_map(dictionary.decoder_FD(), config.map, config.seed))
+    if unembedding is not None:
+        from turnscope.models import load_tokenizer
+
+        tokenizer = load_tokenizer(config.model)
+        table = logit_weights(
+            dictionary.decoder_FD(), unembedding, lambda t: tokenizer.decode([t]), config.logit_tokens
+        )
+        write_table(draft, LOGITS, table)
     features = _with_tokens(describer.features(), counts, dictionary.n_turn_features)
     features = features.append_column(
         "duplicate_of", pa.array([repeats.get(f) for f in range(dictionary.n_features)], pa.int32())

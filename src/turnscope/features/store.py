@@ -31,6 +31,7 @@ KIND = "features"
 TURNS, FEATURES, GROUPS = "turns.parquet", "features.parquet", "groups.parquet"
 COFIRING, NEIGHBOURS, WORDS = "cofiring.parquet", "neighbours.parquet", "words.parquet"
 FACTS = "index.json"
+LOGITS, MAP = "logits.parquet", "map.parquet"
 EXPLANATIONS = "explanations.parquet"
 EXPLANATION_SCHEMA = pa.schema([("feature", pa.int32()), ("text", pa.string()), ("source", pa.string())])
 _TORN = "run turnscope index again into an empty folder"
@@ -165,6 +166,17 @@ class FeatureIndex:
     def words(self, feature: int) -> pa.Table:
         """The best word, pair and word before of a feature, and of a token feature the best token ids."""
         return self._of_feature(WORDS, feature)
+
+    def logits(self, feature: int) -> pa.Table:
+        """Tokens that a feature promotes (sign 1) and suppresses (-1); ConfigError when the index has none."""
+        if LOGITS not in self.artifact.manifest.files:
+            raise ConfigError("this index has no logit weights", fix="index with --model")
+        return self._of_feature(LOGITS, feature)
+
+    @cached_property
+    def map(self) -> pa.Table:
+        """A place in the plane for each feature: (feature, x, y); NaN for one whose direction is zero."""
+        return self.table(MAP)
 
     def _of_feature(self, name: str, feature: int) -> pa.Table:
         if not 0 <= feature < self.n_features:

@@ -161,9 +161,9 @@ class TokenWords:
     def __init__(self, ids_T: Any, positions_T: Any, offsets: Ints, choose_N: Bools, seed: int) -> None:
         self._ids_T, self._positions_T, self._offsets, self._choose_N = ids_T, positions_T, offsets, choose_N
         self._n = len(ids_T)
-        self._shift = int(
-            np.random.default_rng(seed).integers(self._n // 3 + 1, max(2 * self._n // 3, self._n // 3 + 2))
-        )
+        third = self._n // 3
+        self._shift = int(np.random.default_rng(seed).integers(third + 1, max(2 * third, third + 2)))
+        self._buckets = min(_MOST_BUCKETS, 1 << max(10, (8 * self._n).bit_length()))
         self._v = int(max((int(ids_T[i : i + (1 << 20)].max()) for i in range(0, self._n, 1 << 20)), default=0)) + 1
         self._tables = [_table([])]
         self._counts = {kind: self._count(kind) for kind in _TOKEN_KINDS}
