@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -69,6 +70,8 @@ def read_weights(path: Path, layout: Layout) -> tuple[dict[str, Tensor], dict[st
         tensors = load(path.read_bytes())
     except OSError as error:
         raise StorageError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
+    except SafetensorError as error:  # it is stricter than JSON: metadata that is not text, other encodings, NaN
+        raise _refuse(path, "its header is not one of safetensors") from error
     for name in sorted(tensors):
         if tensors[name].is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
             raise _refuse(path, f"tensor {name!r} holds NaN or infinite values")

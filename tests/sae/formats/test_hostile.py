@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from turnscope.artifacts import ConfigError, IntegrityError, StorageError, TurnscopeError
-from turnscope.sae.formats import detect, read
+from turnscope.sae.formats import FORMATS, detect, read
 from turnscope.sae.formats._source import Hints
+from turnscope.sae.weights import Layout, read_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "foreign"
 FOLDERS = {
@@ -378,3 +379,94 @@ def test_classes_that_tensors_do_not_tell_apart(tmp_path: Path) -> None:
         else:
             with pytest.raises(ConfigError, match="must name its class"):
                 read(folder)
+
+
+# --- what libraries beneath refuse in their own way ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"__metadata__": {"x": 1}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+        b'{"__metadata__": {"x": NaN}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'.encode("utf-16"),
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [false, 8]}}',
+    ],
+)
+def test_headers_that_only_safetensors_refuses(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(IntegrityError, match="not one of safetensors"):
+        read_weights(path, Layout({"a": ("F32", (2,))}))
+
+
+def archive(folder: Path) -> Path:
+    rng, path = np.random.default_rng(0), folder / "params.npz"
+    shapes = {"b_dec": (8,), "b_enc": (20,), "threshold": (20,), "W_enc": (8, 20), "W_dec": (20, 8)}
+    arrays: dict[str, Any] = {name: rng.random(shape).astype("f4") for name, shape in shapes.items()}
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def test_a_flipped_byte_in_a_compressed_archive(tmp_path: Path) -> None:
+    path = archive(tmp_path)
+    sound, refused = path.read_bytes(), 0
+    for place in range(0, len(sound), 29):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 255]) + sound[place + 1 :])
+        try:
+            read(tmp_path)
+        except TurnscopeError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("header", ["{'a': (", "'''", "  x\n y\n  z"])
+def test_array_headers_that_are_no_python(header: str, tmp_path: Path) -> None:
+    path, text = archive(tmp_path), header.encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as zipped:
+        for name in ("b_dec", "b_enc", "threshold", "W_enc", "W_dec"):
+            zipped.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(32))
+    with pytest.raises(IntegrityError, match="no sound"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(8, 20).to_sparse(), torch.zeros(8, 20, dtype=torch.complex64)])
+def test_pickled_tensors_that_are_no_plain_numbers(odd: torch.Tensor, tmp_path: Path) -> None:
+    plain = {"encoder.weight": torch.zeros(20, 8), "encoder.bias": torch.zeros(20), "bias": torch.zeros(8)}
+    torch.save({**plain, "decoder.weight": odd}, tmp_path / "ae.pt")  # noqa: TID251
+    with pytest.raises(IntegrityError, match="sparse or complex"):
+        read(tmp_path)
+
+
+def test_a_folder_without_the_files_of_the_named_format(tmp_path: Path) -> None:
+    for name in FORMATS:
+        with pytest.raises(TurnscopeError):
+            read(tmp_path, name)
+
+
+def test_what_the_caller_says_against_the_files(tmp_path: Path) -> None:
+    folder = copy("sparsify/layers.3", tmp_path)
+    k = read(folder)[1].sae.config.k
+    assert read(folder, None, Hints(k=k, input_scale=1.0))[1].sae.config.k == k
+    with pytest.raises(ConfigError, match=f"k is {k} by the files, not {k + 1}"):
+        read(folder, None, Hints(k=k + 1))
+    with pytest.raises(ConfigError, match="input scale is 1 by the files, not 3"):
+        read(folder, None, Hints(input_scale=3.0))
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e-60"])
+def test_scales_beyond_float32(number: str, tmp_path: Path) -> None:
+    folder = copy("saelens/jumprelu", tmp_path)
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({**config, "normalize_activations": "expected_average_only_in"}))
+    (folder / "activation_scaler.json").write_text(f'{{"scaling_factor": {number}}}')
+    with pytest.raises(IntegrityError, match="positive number"):
+        read(folder)
+
+
+def test_thresholds_are_kept_whatever_a_jumprelu_file_says_of_its_training(tmp_path: Path) -> None:
+    folder = copy("saelens/jumprelu", tmp_path)
+    config = json.loads((folder / "cfg.json").read_text())
+    metadata = {**config.get("metadata", {}), "training_architecture": "topk"}
+    (folder / "cfg.json").write_text(json.dumps({**config, "metadata": metadata}))
+    assert read(folder)[1].sae.config.architecture == "jumprelu"

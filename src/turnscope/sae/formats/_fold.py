@@ -29,8 +29,8 @@ def assemble(
     k: features active per row, where the source says so; else the number of features, which is merely a bound.
     facts: fields of SAEConfig; foreign dictionaries read tokens unless told otherwise.
     """
-    if not 0 < scale < math.inf:
-        raise IntegrityError(f"the input scale is {scale}, which is not a positive number", where=str(where))
+    if not 0 < float(torch.tensor(scale, dtype=torch.float32)) < math.inf:
+        raise IntegrityError(f"the input scale is {scale}, which is not a positive number in float32", where=str(where))
     d, f = w_enc_DF.shape
     if k is not None and k > f:
         raise IntegrityError(f"k = {k} is greater than the {f} features there are", where=str(where))

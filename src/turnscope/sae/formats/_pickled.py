@@ -69,4 +69,7 @@ def _load(path: Path, device: str) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in cast("dict[Any, Any]", stored).items()
     ):
         raise refuse(path, "it is not a table of tensors")
-    return cast("dict[str, Tensor]", stored)
+    tensors = cast("dict[str, Tensor]", stored)
+    if odd := [name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_complex()]:
+        raise refuse(path, f"tensor {odd[0]!r:.42} is sparse or complex")
+    return tensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ _MAX_JSON_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What the caller knows and the files may not say. What the files say wins, and a contradiction is an error."""
+    """What the caller knows and the files may not say. A contradiction is an error."""
 
     k: int | None = None
     input_scale: float | None = None
@@ -78,7 +78,7 @@ class Fields:
         value = self.values.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             raise self.refuse(f"{name} is {value!r:.40}, expected a positive number")
         return float(value)
 

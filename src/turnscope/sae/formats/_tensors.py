@@ -8,7 +8,9 @@ Legend: D width, F features.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,12 @@ from turnscope.sae.weights import read_weights, stored_layout
 
 _MAX_MEMBERS = 64
 _MAX_SWELLING = 4  # an unpacked archive against the file; weights hardly compress
+
+# What zipfile, its decompressor and numpy raise over damaged bytes; numpy reads a header as Python's own literals.
+_NO_ARCHIVE = (
+    zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, SyntaxError,
+    tokenize.TokenError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def read_npz(path: Path, expected: Expected, sizes: Mapping[str, int | None]) ->
             return tensors
     except OSError as error:
         raise StorageError(f"cannot read {path.name}: {error.strerror}", where=str(path)) from error
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _NO_ARCHIVE as error:
         raise refuse(path, "it is no sound .npz archive") from error
 
 

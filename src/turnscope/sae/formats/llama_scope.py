@@ -33,7 +33,7 @@ _RULES = {"jumprelu": "jumprelu", "topk": "topk", "relu": "relu"}
 
 def read(folder: Path, hints: Hints) -> Foreign:
     """A folder of either layout as canonical dictionary."""
-    config_name, weights_name = next(pair for pair in LAYOUTS if (folder / pair[0]).is_file())
+    config_name, weights_name = next((pair for pair in LAYOUTS if (folder / pair[0]).is_file()), LAYOUTS[0])
     config, path = read_json(folder / config_name), folder / weights_name
     rule = config.text("act_fn").lower() or "jumprelu"
     _refuse_others(config, rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,22 @@ def read(path: Path, name: str | None = None, hints: Hints = Hints()) -> tuple[s
         raise StorageError("there is nothing here", where=str(path), fix="name a dictionary's folder or file")
     if path.is_file() and name not in _OF_ONE_FILE:
         path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    return name, FORMATS[name](path, hints)
+    foreign = FORMATS[name](path, hints)
+    _agree(foreign.sae, hints, path)
+    return name, foreign
+
+
+def _agree(sae: SparseAutoencoder, hints: Hints, path: Path) -> None:
+    """Raise ConfigError when the files say otherwise than the caller."""
+    if hints.k is not None and hints.k != sae.config.k:
+        raise ConfigError(f"k is {sae.config.k} by the files, not {hints.k}", where=str(path), fix="leave --k out")
+    scale = float(sae.scale)
+    if hints.input_scale is not None and not math.isclose(hints.input_scale, scale, rel_tol=1e-4):
+        raise ConfigError(
+            f"the input scale is {scale:.6g} by the files, not {hints.input_scale:.6g}",
+            where=str(path),
+            fix="leave --input-scale out",
+        )
 
 
 def export(sae: SparseAutoencoder, name: str, folder: Path) -> tuple[Path, ...]:

@@ -129,9 +129,10 @@ def _facts(config: Fields, architecture: str, hints: Hints) -> dict[str, Any]:
     if architecture == "topk" and stated is None:
         raise ConfigError("no file says how many features are active (k)", where=str(config.where), fix="give --k")
     trained = metadata.text("training_architecture")
+    by_threshold = architecture == "jumprelu" and trained in _OURS and trained != "topk"
     hook = metadata.text("hook_name") or config.text("hook_name") or config.text("hook_point")
     facts: dict[str, Any] = {
-        "architecture": _OURS.get(trained, _OURS[architecture]) if architecture == "jumprelu" else _OURS[architecture],
+        "architecture": _OURS[trained if by_threshold else architecture],
         "k": stated or (round(k) if (k := training.number("k")) else None),
         "site": site_of(hook),
         "subject": metadata.text("model_name") or config.text("model_name"),
