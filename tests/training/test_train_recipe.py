@@ -111,3 +111,19 @@ def test_values_are_toml_or_words() -> None:
     found: dict[str, Any] = settings(["k=64", "lr=2e-4", "schedule=cosine", "prefixes=[0.25, 0.5]", "detach_turn=true"])
     expected = {"k": 64, "lr": 2e-4, "schedule": "cosine", "prefixes": [0.25, 0.5], "detach_turn": True}
     assert found == expected
+
+
+@pytest.mark.parametrize("entries", ["saes = [1, 2]", "out = 3\n[[saes]]\nname = 'a'"])
+def test_entries_of_another_type_are_named(entries: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"source = 'x'\n{entries}\n")
+    with pytest.raises(ConfigError, match=r"list of tables|out"):
+        read_train_recipe(path, {})
+
+
+def test_folders_of_an_entry_are_relative_to_the_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("out = 'o'\n[[saes]]\nsource = 'a'\n[[saes]]\nsource = 'b'\nout = 'p'\n")
+    first, second = read_train_recipe(path, {}).configs
+    assert (first.source, first.out) == (tmp_path / "a", tmp_path / "o" / "0")
+    assert (second.source, second.out) == (tmp_path / "b", tmp_path / "p" / "1")

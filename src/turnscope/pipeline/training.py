@@ -75,7 +75,8 @@ def read_train_recipe(path: Path, changes: Mapping[str, Any]) -> TrainRecipe:
     except ValueError as error:
         raise ConfigError(f"the recipe is not valid TOML: {error}", where=str(path)) from error
     live, each = table.pop("harvest", None), table.pop("saes", None) or [{}]
-    if not isinstance(live, dict | None) or not isinstance(each, list):
+    tables = isinstance(each, list) and all(isinstance(entry, dict) for entry in cast("list[Any]", each))
+    if not isinstance(live, dict | None) or not tables:
         raise ConfigError("harvest is a table and saes a list of tables", where=str(path))
     buffer_rows, site = table.pop("buffer_rows", 1 << 16), table.pop("site", None)
     for name in table:
@@ -83,12 +84,12 @@ def read_train_recipe(path: Path, changes: Mapping[str, Any]) -> TrainRecipe:
     common = _relative(table, path.parent, ("source", "out")) | dict(changes)
     configs, sites = list[TrainConfig](), list[str]()
     for number, entry in enumerate(cast("list[dict[str, Any]]", each)):
-        own = dict(entry)
+        own = _relative(entry, path.parent, ("source", "out"))
         name, own_site = own.pop("name", None), own.pop("site", site)
         for field in own:
             check_name(field, f"{path}, saes {number}")
         merged = common | own | dict(changes)
-        if "out" in merged and (name or len(each) > 1):
+        if isinstance(merged.get("out"), str | Path) and (name or len(each) > 1):
             merged["out"] = Path(merged["out"]) / str(name or number)
         configs.append(TrainConfig.model_validate(merged))
         sites.append(own_site or "")
