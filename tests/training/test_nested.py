@@ -234,3 +234,21 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatc
         train(tmp_path / "part", checkpoint_every=100)
     monkeypatch.undo()
     assert train(tmp_path / "part", checkpoint_every=100).artifact.fingerprint == whole.artifact.fingerprint
+
+
+def test_blocks_and_means_must_fit_each_other() -> None:
+    turn, token = (SparseAutoencoder(SAEConfig(d_model=4, n_features=6, k=2, unit=unit)) for unit in ("turn", "token"))
+    with pytest.raises(DataError, match="means of 3 turns, lengths of 2"):
+        NestedSAE(turn, token).encode(torch.ones(5, 4), torch.tensor([2, 3]), torch.ones(3, 4))
+    token.scale.fill_(2.0)
+    with pytest.raises(ConfigError, match="input scale"):
+        NestedSAE(turn, token)
+
+
+def test_settings_that_a_nested_run_cannot_have() -> None:
+    with pytest.raises(ConfigError, match="encoder_dtype"):
+        TrainConfig(out=Path("out"), unit="nested", encoder_dtype="bfloat16")
+    with pytest.raises(ConfigError, match="a feature for each block"):
+        resolve_defaults(TrainConfig(out=Path("out"), unit="nested", n_features=1, k=1), 1000, 16)
+    with pytest.raises(ConfigError, match="held_rows"):
+        TrainConfig(out=Path("out"), held_rows=2)  # its half for figures would be one row, which has no variance

@@ -50,6 +50,9 @@ class NestedSAE(nn.Module):
         super().__init__()
         if turn.config.d_model != token.config.d_model:
             raise ConfigError(f"turn block of width {turn.config.d_model}, token block of {token.config.d_model}")
+        scales = float(turn.scale), float(token.scale)
+        if scales[0] != scales[1]:
+            raise ConfigError(f"turn block of input scale {scales[0]:.6g}, token block of {scales[1]:.6g}")
         self.turn, self.token, self.form = turn, token, form
 
     def encode(
@@ -69,6 +72,8 @@ class NestedSAE(nn.Module):
             )
         turn_of_T = torch.repeat_interleave(torch.arange(lengths_N.numel()), lengths_N)
         means = turn_means(tokens_TD, lengths_N) if mean_ND is None else torch.as_tensor(mean_ND)
+        if len(means) != len(lengths_N):
+            raise DataError(f"means of {len(means)} turns, lengths of {len(lengths_N)}", where="NestedSAE.encode")
         read_TD = self.read_by_tokens(tokens_TD, lengths_N, means)
         return NestedCodes(self.turn.encode(means), self.token.encode(read_TD), turn_of_T)
 

@@ -59,7 +59,7 @@ class _Shared(Config):
     """Share p of a centred data point in each initial direction, the rest a random one (METHODS 3.3)."""
     threshold_beta: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the running mean of the smallest kept activation."""
-    held_rows: int = Field(default=16_384, ge=2)
+    held_rows: int = Field(default=16_384, ge=4)
     """Rows kept from training: one half sets the final threshold, the other gives the figures."""
     shuffle_memory: int = Field(default=1 << 30, ge=1 << 20)
     """Bytes for rows being shuffled: a store that fits is permuted as a whole, of a larger one blocks are mixed."""
@@ -73,6 +73,8 @@ class _Shared(Config):
             raise ValueError("warmup_share and decay_share together exceed the whole run")
         if self.unit == "nested" and self.architecture != "batchtopk":
             raise ValueError(f"a nested dictionary is trained with batchtopk, not {self.architecture}")
+        if self.unit == "nested" and self.encoder_dtype != "float32":
+            raise ValueError(f"a nested dictionary is trained with encoder_dtype float32, not {self.encoder_dtype}")
         return self
 
 

@@ -32,6 +32,9 @@ def resolve_defaults(config: TrainConfig, n_rows: int, d_model: int) -> Resolved
     # Width: 9.14 d, but no wider than the reference's 48 rows per feature: with fewer, features split into wordings.
     wide = 2 ** round(math.log2(REFERENCE_WIDTH * d_model))
     n_features = config.n_features or max(16, min(wide, 2 ** round(math.log2(n_rows / REFERENCE_ROWS))))
+    if config.unit == "nested" and n_features < 2:
+        where = "TrainConfig.n_features"
+        raise ConfigError("a nested dictionary needs a feature for each block", where=where, fix="raise n_features")
     # k scaled by d itself would leave small models 5 to 10 features a turn; measured on two of them, a turn needs more
     # (docs/design/training.md).
     k = config.k or min(round(REFERENCE_K * math.sqrt(d_model / REFERENCE_D)), max(1, n_features // 4))

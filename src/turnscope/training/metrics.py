@@ -83,7 +83,7 @@ def evaluate_nested(sae: NestedSAE, held: TurnTokens) -> dict[str, float | int]:
     Every token counts once. Raises DataError when the means or the tokens are all equal.
     """
     turns = evaluate(sae.turn, torch.from_numpy(held.mean_BD)).summary()
-    mean_D = torch.from_numpy(held.tokens_TD).double().mean(0)
+    mean_D = torch.from_numpy(held.tokens_TD.mean(0, dtype=np.float64))  # numpy adds without a copy in that precision
     error = power = spread = 0.0
     entries, fired_F = 0, torch.zeros(sae.token.config.n_features, dtype=torch.int64)
     for start in range(0, len(held), _BLOCK_TURNS):

@@ -36,7 +36,7 @@ class OfTurns:
 
     def held(self, source: TurnTokenSource) -> TurnTokens:
         """Turns kept from training. DataError when they are not finite."""
-        held = take_turns(source, max(2, self.config.held_rows // 8))
+        held = take_turns(source, max(4, self.config.held_rows // 8))
         if not (np.isfinite(held.mean_BD).all() and np.isfinite(held.tokens_TD).all()):
             raise DataError("the held-out activations hold NaN or infinite values", where=f"{len(held)} turns")
         return held
