@@ -1,5 +1,7 @@
 """Selection rules against what they are by definition."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -94,3 +96,25 @@ def test_a_guess_never_changes_the_largest_of_rows(n: int, f: int, k: int, hint:
     least = least_of_rows(codes, c_ND, k)
     if least > 0:
         assert least == pytest.approx(float((expected.topk(k, dim=1).values[:, -1] / c_ND.norm(dim=1)).min()), rel=1e-4)
+
+
+def test_a_guess_below_zero_lets_no_negative_value_in() -> None:
+    pre_BF = torch.tensor([[1.0, -0.5, -2.0]])
+    codes = batch_top_k(pre_BF, *identity_encoder(3), k=3, hint=-1.0)
+    assert codes.to_dense().tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_rows_that_a_bad_guess_missed_are_searched_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    sizes, dense = list[int](), activations._dense_top_k  # pyright: ignore[reportPrivateUsage]
+
+    def watched(c_BD: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(c_BD))
+        return dense(c_BD, *rest)
+
+    monkeypatch.setattr(activations, "_dense_top_k", watched)
+    c_ND, w_DF, b_F = torch.randn(500, 8), torch.randn(8, 100), torch.zeros(100)
+    codes = top_k(c_ND, w_DF, b_F, 4, hint=100.0)
+    assert (sum(sizes), max(sizes)) == (500, 64)
+    expected_NK = torch.topk(c_ND @ w_DF, 4).values.sort(1).values
+    torch.testing.assert_close(codes.values_E.view(500, 4).sort(1).values, expected_NK)

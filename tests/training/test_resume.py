@@ -6,15 +6,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from training_synthetic import planted
 
 from turnscope.artifacts import IntegrityError, sole_writer
+from turnscope.sae.weights import Layout, write_weights
 from turnscope.training import ArraySource, TrainConfig, run
-from turnscope.training.checkpoint import NAME
+from turnscope.training.checkpoint import NAME, load_checkpoint
+from turnscope.training.defaults import resolve_defaults
+from turnscope.training.initial import initial_weights, measure
 from turnscope.training.interrupt import deferred_signals
+from turnscope.training.trainer import Trainer
 
 FILES = ("sae.json", "sae.safetensors", "metrics.jsonl", "manifest.json")
 SCRIPT = """
@@ -115,8 +121,6 @@ def test_an_array_source_goes_on_where_it_stood() -> None:
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from turnscope.training.trainer import Trainer
-
     x_ND = planted(1000, 8, 12, 2).x_ND
     config = TrainConfig(out=tmp_path / "sae", n_features=16, k=2, n_samples=20_000, checkpoint_every=5)
     step = Trainer.train_on
@@ -134,6 +138,38 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     checkpoint.write_bytes(checkpoint.read_bytes()[:-8])
     with pytest.raises(IntegrityError, match=NAME):
         run(config, source=ArraySource(x_ND))
+
+
+@pytest.mark.parametrize("metadata", [None, {"state": "{"}, {"other": "{}"}])
+def test_a_checkpoint_without_its_state_is_refused(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(2)}
+    write_weights(tmp_path / NAME, tensors, metadata)
+    with pytest.raises(IntegrityError, match="state of a run"):
+        load_checkpoint(tmp_path, Layout.of(tensors))
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_step_can_be_resumed_at(architecture: Any, dtype: Any) -> None:
+    # More than 64 rows and F > 4k, or there is no search that begins where the last batch's ended.
+    x_ND = planted(2000, 64, 96, 4).x_ND
+    config = resolve_defaults(
+        TrainConfig(
+            out=Path("out"), architecture=architecture, n_features=256, k=4, batch_size=200, n_samples=20 * 200,
+            lr=3e-3, encoder_dtype=dtype,
+        ), 2000, 64,
+    )  # fmt: skip
+    rows_ND = torch.from_numpy(x_ND)
+    statistics = measure(rows_ND)
+    trainer = Trainer.fresh(config, initial_weights(rows_ND, statistics, 256, 0.8, 0), statistics, rows_ND)
+    for step in range(20):
+        tensors, values = trainer.checkpoint()
+        resumed = Trainer.restore(config, {name: tensor.clone() for name, tensor in tensors.items()}, values)
+        batch_BD = x_ND[(step * 200) % 2000 :][:200]
+        trainer.train_on(batch_BD)
+        resumed.train_on(batch_BD)
+        for name, tensor in trainer.weights.items():
+            assert torch.equal(tensor, resumed.weights[name]), f"{name} after step {step}"
 
 
 def test_no_time_is_spent_holding_signals_back() -> None:

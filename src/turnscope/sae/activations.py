@@ -82,7 +82,7 @@ def batch_top_k(
     It saves the selection over all B*F pre-activations, which would cost several times the encoder product.
     """
     n_keep = c_BD.shape[0] * k
-    floor = hint or typical_cut(c_BD, w_enc_DF, b_enc_F, k)
+    floor = hint if hint > 0 else typical_cut(c_BD, w_enc_DF, b_enc_F, k)
     candidates = above(c_BD, w_enc_DF, b_enc_F, floor, low_DF)
     if candidates.n_entries < n_keep and floor > 0:
         candidates = above(c_BD, w_enc_DF, b_enc_F, 0.0, low_DF)
@@ -206,7 +206,9 @@ def _largest_of_rows(
     short_N = candidates.l0_N() < k
     if hint <= 0 or not bool(short_N.any()):
         return codes
-    again = _dense_top_k(c_BD[short_N], w_enc_DF, b_enc_F, k)
+    # A few rows at a time: after a bad guess all of them are short, and their product would be N x F.
+    parts = [_dense_top_k(few_BD, w_enc_DF, b_enc_F, k) for few_BD in c_BD[short_N].split(2 * _SAMPLED_ROWS)]
+    again = SparseCodes.cat(parts)
     kept_E = ~short_N[codes.rows_E()]
     rows_E = torch.cat([codes.rows_E()[kept_E], short_N.nonzero().squeeze(1)[again.rows_E()]])
     order_E = stable_order(rows_E, n_rows)

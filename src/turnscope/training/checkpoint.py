@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from turnscope.artifacts import IntegrityError
 from turnscope.sae.weights import Layout, read_weights, write_weights
 
 NAME = "checkpoint.safetensors"
@@ -29,4 +30,11 @@ def load_checkpoint(folder: Path, layout: Layout) -> tuple[dict[str, Tensor], di
     if not path.exists():
         return None
     tensors, metadata = read_weights(path, layout)
-    return tensors, json.loads(metadata["state"])
+    try:
+        return tensors, json.loads(metadata["state"])
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(
+            f"{path.name} is refused: it does not hold the state of a run",
+            where=str(path),
+            fix="remove it to start the run anew",
+        ) from error

@@ -30,6 +30,8 @@ from turnscope.training.defaults import learning_rate
 from turnscope.training.initial import Statistics
 from turnscope.training.step import Architecture, Step, Tensors, clip_, remove_parallel
 
+STARTING_ROWS = 1024  # that an architecture may look at before the first step
+
 
 class Trainer:
     """Weights in training, and how far it has come.
@@ -58,7 +60,7 @@ class Trainer:
     @staticmethod
     def fresh(config: ResolvedConfig, weights: Tensors, statistics: Statistics, sample_ND: Tensor) -> Trainer:
         """A trainer before its first step, from the usual four parameters and a sample of raw rows."""
-        c_ND = sample_ND * statistics.scale - weights["b_dec_D"]
+        c_ND = sample_ND[:STARTING_ROWS] * statistics.scale - weights["b_dec_D"]
         started = make(config, statistics.variance).start(weights, c_ND)
         return Trainer(config, started, statistics.scale, statistics.variance)
 

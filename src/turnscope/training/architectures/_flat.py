@@ -57,6 +57,10 @@ class Flat:
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing."""
 
+    def figures(self) -> dict[str, float]:
+        """What the log shows of the state."""
+        return self.state()
+
     def low_DF(self, weights: Tensors) -> Tensor | None:
         """The encoder in bfloat16 where the settings ask for a product in it."""
         low = self.config.encoder_dtype == "bfloat16"
@@ -70,8 +74,7 @@ class Flat:
         self, gradients: Tensors, codes: SparseCodes, x_BD: Tensor, squared_error: float, auxiliary: float,
         total: float,
     ) -> Step:  # fmt: skip
-        """A step's outcome; entries of value 0 did not fire. What is remembered is logged."""
+        """A step's outcome; entries of value 0 did not fire."""
         fired_E = codes.indices_E[codes.values_E > 0].long()
-        figures = {name: value for name, value in self.state().items() if value is not None}
         power = float(torch.dot(x_BD.reshape(-1), x_BD.reshape(-1)))
-        return Step(gradients, fired_E, x_BD.shape[0], squared_error, power, auxiliary, total, figures)
+        return Step(gradients, fired_E, x_BD.shape[0], squared_error, power, auxiliary, total, self.figures())

@@ -36,9 +36,8 @@ START_SHARE = 4.0  # active features at the start, in units of k: there is room 
 
 def starting_cut(weights: Tensors, c_ND: Tensor, k: int) -> float:
     """The pre-activation that `START_SHARE` k features of a row exceed on average."""
-    some_ND = c_ND[:1024]
-    n_keep = int(some_ND.shape[0] * min(START_SHARE * k, weights["b_enc_F"].numel()))
-    found = above(some_ND, weights["w_enc_FD"].t(), weights["b_enc_F"], 0.0)
+    n_keep = int(c_ND.shape[0] * min(START_SHARE * k, weights["b_enc_F"].numel()))
+    found = above(c_ND, weights["w_enc_FD"].t(), weights["b_enc_F"], 0.0)
     kept = keep_largest(found, n_keep)
     return float(kept.values_E.min()) if kept.n_entries == n_keep else 0.0
 

@@ -24,8 +24,9 @@ class TopK(Flat):
 
     unit_norm: ClassVar[bool] = True
 
-    # What one batch selected tells where to look in the next. It speeds up the search for the largest and changes
-    # nothing in its result, so it is not saved. From one batch to the next the cut seldom falls by more than this.
+    # What one batch selected tells where to look in the next. The same entries are found without it, but rows that are
+    # searched again are multiplied again, and their last bits may differ: hence it is saved. From one batch to the next
+    # the cut seldom falls by more than this.
     HINT_SHARE: ClassVar[float] = 0.9
     _hint = 0.0
 
@@ -54,6 +55,18 @@ class TopK(Flat):
         through_input(weights, gradients)
         total = self.reconstruction_loss(squared_error, x_BD) + alpha * auxiliary
         return self.result(gradients, codes, x_BD, squared_error, auxiliary, total)
+
+    def figures(self) -> dict[str, float]:
+        """Nothing: where to look is no figure of the dictionary."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Where to look in the next batch."""
+        return {"hint": self._hint}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `state` gave."""
+        self._hint = state.get("hint", 0.0)
 
 
 class BatchTopK(TopK):
@@ -84,10 +97,15 @@ class BatchTopK(TopK):
         folded["threshold_F"].fill_(self.threshold or 0.0)
         return folded
 
+    def figures(self) -> dict[str, float]:
+        """The running threshold, once there is one."""
+        return {} if self.threshold is None else {"threshold": self.threshold}
+
     def state(self) -> dict[str, Any]:
-        """The running threshold."""
-        return {"threshold": self.threshold}
+        """The running threshold, and where to look in the next batch."""
+        return super().state() | {"threshold": self.threshold}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take what `state` gave."""
+        super().restore(state)
         self.threshold = state["threshold"]

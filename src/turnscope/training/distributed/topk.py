@@ -78,10 +78,9 @@ class ShardedTopK(TopK):
         mesh.batch.sum_(counts_F)
         (entries,) = mesh.features.sums(int(counts_F.sum()))
         total = squared_error / (n_rows * self.variance) + self.config.auxk_coefficient * missed
-        figures = {name: value for name, value in self.state().items() if value is not None}
         fired_F = counts_F.nonzero().squeeze(1)
         return ShardedStep(
-            gradients, fired_F, n_rows, squared_error, power, missed, total, figures, all_entries=round(entries)
+            gradients, fired_F, n_rows, squared_error, power, missed, total, self.figures(), all_entries=round(entries)
         )
 
     def choose(self, weights: Tensors, c_BD: Tensor, n_rows: int, first_row: int) -> SparseCodes:
