@@ -225,9 +225,11 @@ def _csr_columns(prefix: str, n_rows: int, n_entries: int) -> dict[str, Column]:
 def _entries(folder: Path, prefix: str) -> Iterator[Entries]:
     """(row, feature, value) of postings that lie row after row, a chunk at a time."""
     ptr = map_array(folder / f"{prefix}.ptr.npy")
-    features, values = (map_array(folder / f"{prefix}.{name}.npy") for name in ("features", "values"))
-    for start in range(0, len(values), _CHUNK):
-        end = min(start + _CHUNK, len(values))
+    n_entries = int(ptr[-1])
+    for start in range(0, n_entries, _CHUNK):
+        end = min(start + _CHUNK, n_entries)
+        # mapped anew for each chunk: pages of a map that stays would count as memory until the system wants them back
+        features, values = (map_array(folder / f"{prefix}.{name}.npy") for name in ("features", "values"))
         first = int(np.searchsorted(ptr, start, side="right")) - 1
         last = int(np.searchsorted(ptr, end, side="left"))
         counts = np.diff(np.clip(ptr[first : last + 1], start, end))

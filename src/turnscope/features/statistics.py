@@ -193,9 +193,11 @@ def categories(table: pa.Table, most: int = 50) -> list[Category]:
     """Roles, splits, languages, scripts, places in the conversation; beyond the `most` frequent values, "(other)"."""
     found: list[Category] = []
     for by in ("role", "split", "language", "script"):
-        names, codes, counts = np.unique(
-            np.asarray(table[by].to_pylist(), dtype=object).astype(str), return_inverse=True, return_counts=True
-        )
+        encoded = table[by].combine_chunks().dictionary_encode()
+        order = np.argsort(np.asarray(encoded.dictionary.to_pylist(), str), kind="stable")
+        names = np.asarray(encoded.dictionary.to_pylist(), str)[order]
+        codes = np.argsort(order)[encoded.indices.to_numpy()]
+        counts = np.bincount(codes)
         kept = np.sort(np.argsort(-counts, kind="stable")[:most])
         new = np.full(len(names), len(kept))
         new[kept] = np.arange(len(kept))
