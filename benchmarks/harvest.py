@@ -54,7 +54,7 @@ def main() -> int:
         harvest(Path(model), Path(transcripts), Path(out))
         print(peak_mib())
         return 0
-    rounds, chats = (2, 60) if arguments.quick else (5, 400)
+    rounds, chats = (2, 60) if arguments.quick else (3, 150)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = {QWEN: make_qwen(folder / "qwen")}
