@@ -62,7 +62,7 @@ def test_no_file_is_above_800_lines() -> None:
 
 def test_nothing_is_pickled() -> None:
     """But for the one file that opens other libraries' weights, when `turnscope convert` is asked to."""
-    exempt = {"test_house.py", "_pickled.py"}
+    exempt = {"test_house.py", "_pickled.py", "test_hostile.py"}  # the last makes the pickles that must be refused
     use = re.compile(r"\b(import|from)\s+(pickle|dill|cloudpickle|shelve)\b|\btorch\.(load|save)\(|allow_pickle=True")
     found = [str(path) for path in python_files() if use.search(path.read_text("utf-8")) and path.name not in exempt]
     assert found == []

@@ -173,3 +173,19 @@ def test_sources_must_be_one_and_of_one_width(tmp_path: Path) -> None:
             source=ArraySource(np.random.default_rng(0).normal(size=(200, 8))),
             held=ArraySource(np.random.default_rng(0).normal(size=(200, 16))),
         )
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_any_weight_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = half_silent(1 / 32, dead_after=5_000)
+    before = {name: w.clone() for name, w in trainer.weights.items()}
+    step = trainer.architecture.step
+
+    def overflowing(*args: Any) -> Any:
+        made = step(*args)
+        made.gradients["b_enc_F"][0] = float("nan")
+        return made
+
+    monkeypatch.setattr(trainer.architecture, "step", overflowing)
+    with pytest.raises(DataError, match="diverged"):
+        trainer.train_on(DATA.x_ND[:256])
+    assert all(torch.equal(before[name], w) for name, w in trainer.weights.items())

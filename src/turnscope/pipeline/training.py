@@ -90,7 +90,10 @@ def read_train_recipe(path: Path, changes: Mapping[str, Any]) -> TrainRecipe:
             check_name(field, f"{path}, saes {number}")
         merged = common | own | dict(changes)
         if isinstance(merged.get("out"), str | Path) and (name or len(each) > 1):
-            merged["out"] = Path(merged["out"]) / str(name or number)
+            folder = str(name or number)
+            if folder in (".", "..") or "/" in folder or "\\" in folder:
+                raise ConfigError(f"saes {number}: the name {folder!r} is not that of a folder", where=str(path))
+            merged["out"] = Path(merged["out"]) / folder
         configs.append(TrainConfig.model_validate(merged))
         sites.append(own_site or "")
     if live is None:

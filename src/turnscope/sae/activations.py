@@ -164,7 +164,8 @@ def _margin(c_BD: Tensor, b_enc_F: Tensor, floor: Tensor, low_DF: Tensor | None)
     """What rounding may take from a pre-activation: of float32 next to nothing, of bfloat16 a little."""
     if low_DF is None:
         return 1e-6 * (1 + floor.abs() + (b_enc_F.abs() if floor.ndim == 1 else b_enc_F.abs().max()))
-    size = float(c_BD.square().mean().sqrt()) if c_BD.numel() else 0.0  # of a pre-activation under a unit encoder row
+    # Of a pre-activation of the longest row under a unit encoder row.
+    size = float(c_BD.norm(dim=1).max()) / math.sqrt(c_BD.shape[1]) if c_BD.numel() else 0.0
     return _LOW_MARGIN * (size + floor.abs() + (b_enc_F.abs() if floor.ndim == 1 else b_enc_F.abs().max()))
 
 
@@ -196,7 +197,9 @@ def _largest_of_rows(
         step = math.ceil(n_rows / _SAMPLED_ROWS)
         pre_MF = torch.addmm(b_enc_F, c_BD[::step], w_enc_DF)
         kth_M1 = torch.topk(pre_MF, k, dim=1).values[:, -1:]
-        hint = max(0.0, float((kth_M1 / length_B1[::step]).min()))
+        hint = float((kth_M1 / length_B1[::step]).min())
+    if hint <= 0:  # some row has fewer than k positive values: from zero, half of all values would be listed
+        return SparseCodes.cat([_dense_top_k(few, w_enc_DF, b_enc_F, k) for few in c_BD.split(2 * _SAMPLED_ROWS)])
     floor_B1 = length_B1 * hint
     listed = _scan(c_BD, w_enc_DF, b_enc_F, floor_B1, low_DF)
     if low_DF is not None:  # the low product puts few of the k largest behind the first 2k
@@ -204,7 +207,7 @@ def _largest_of_rows(
     candidates = _rescored(listed, c_BD, w_enc_DF, b_enc_F, floor_B1, low_DF)
     codes = keep_largest_of_rows(candidates, k)
     short_N = candidates.l0_N() < k
-    if hint <= 0 or not bool(short_N.any()):
+    if not bool(short_N.any()):
         return codes
     # A few rows at a time: after a bad guess all of them are short, and their product would be N x F.
     parts = [_dense_top_k(few_BD, w_enc_DF, b_enc_F, k) for few_BD in c_BD[short_N].split(2 * _SAMPLED_ROWS)]

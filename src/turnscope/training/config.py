@@ -69,7 +69,7 @@ class _Shared(Config):
     def _schedule_fits(self) -> Self:
         if not all(0 < share < 1 for share in self.prefixes):
             raise ValueError("prefixes are shares of the features, between 0 and 1")
-        if self.warmup_share + self.decay_share > 1:
+        if self.schedule == "linear" and self.warmup_share + self.decay_share > 1:
             raise ValueError("warmup_share and decay_share together exceed the whole run")
         if self.unit == "nested" and self.architecture != "batchtopk":
             raise ValueError(f"a nested dictionary is trained with batchtopk, not {self.architecture}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from turnscope.artifacts import Artifact, Draft, write_text
+from turnscope.artifacts import Artifact, Draft, IntegrityError, write_text
 from turnscope.sae import SAEConfig, SparseAutoencoder
 from turnscope.sae.nested import NestedSAE
 from turnscope.training.config import ResolvedConfig, TrainConfig
@@ -191,6 +191,12 @@ class Log:
         self.path = path
         self._file = path.open("a", encoding="utf-8", newline="\n")
         if path != Path(os.devnull):
+            if path.stat().st_size < size:
+                raise IntegrityError(
+                    f"{path.name} is shorter than its checkpoint says",
+                    where=str(path.parent),
+                    fix="begin in a new folder",
+                )
             self._file.truncate(size)
 
     def write(self, line: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from turnscope.training.trainer import Trainer
 
 STATISTICS_TURNS = 4096
 WATCHED_TURNS = 256
+MOST_TOKENS = 1 << 17  # held in memory at the start, and again of the turns kept from training
 
 
 class OfTurns:
@@ -97,12 +98,12 @@ class OfTurns:
 
 
 def take_turns(source: TurnTokenSource, n_turns: int) -> TurnTokens:
-    """Up to so many of the source's turns, none twice, leaving the source where it was."""
-    state, wanted, parts, taken = source.state_dict(), min(n_turns, source.n_rows), list[TurnTokens](), 0
+    """Up to so many of the source's turns, none twice, leaving the source where it was; fewer where they are long."""
+    state, wanted, parts, taken, n_tokens = source.state_dict(), min(n_turns, source.n_rows), list[TurnTokens](), 0, 0
     for batch in source.batches():
         parts.append(batch[: wanted - taken])
-        taken += len(parts[-1])
-        if taken >= wanted:
+        taken, n_tokens = taken + len(parts[-1]), n_tokens + len(parts[-1].tokens_TD)
+        if taken >= wanted or n_tokens >= MOST_TOKENS:
             break
     source.load_state_dict(state)
     return TurnTokens(

@@ -176,7 +176,7 @@ def remove_parallel(g_dec_FD: Tensor, w_dec_FD: Tensor) -> None:
 
 
 def clip_(gradients: Tensors, max_norm: float) -> float:
-    """Scale all gradients so that their joint norm is at most `max_norm`; returns the norm before."""
+    """Scale all gradients so that their joint norm is at most `max_norm`; returns the norm before, finite or not."""
     norm = float(torch.stack([torch.linalg.vector_norm(g) for g in gradients.values()]).norm())
     if norm > max_norm:
         for gradient in gradients.values():

@@ -76,15 +76,20 @@ class Trainer:
         made = self.architecture.step(self.weights, batch, dead_A, self.step / self.config.n_steps)
         if not math.isfinite(made.total):
             raise self._not_finite(raw if isinstance(raw, np.ndarray) else np.concatenate([raw.mean_BD, raw.tokens_TD]))
-        self._update(made.gradients)
+        if not self._update(made.gradients):
+            raise self._not_finite(raw if isinstance(raw, np.ndarray) else np.concatenate([raw.mean_BD, raw.tokens_TD]))
         self._after(made)
 
-    def _update(self, gradients: Tensors) -> None:
-        """One step of Adam, with decoder rows kept at norm 1 where the architecture wants that."""
+    def _update(self, gradients: Tensors) -> bool:
+        """One step of Adam, with decoder rows kept at norm 1 where the architecture wants that.
+
+        False, with weights as they were, when a gradient is not finite.
+        """
         decoders = [name for name in self.weights if name.endswith("w_dec_FD") and self.architecture.unit_norm]
         for name in decoders:
             remove_parallel(gradients[name], self.weights[name])
-        self.clip(gradients)
+        if not math.isfinite(self.clip(gradients)):
+            return False
         for name, parameter in self.weights.items():
             parameter.grad = gradients[name]
         for group in self._adam.param_groups:
@@ -95,10 +100,11 @@ class Trainer:
         for name in decoders:
             w_dec_FD = self.weights[name]
             w_dec_FD.div_(w_dec_FD.norm(dim=1, keepdim=True).clamp_min_(1e-12))
+        return True
 
-    def clip(self, gradients: Tensors) -> None:
-        """Scale all gradients so that their joint norm is at most `clip_norm`."""
-        clip_(gradients, self.config.clip_norm)
+    def clip(self, gradients: Tensors) -> float:
+        """Scale all gradients so that their joint norm is at most `clip_norm`; returns the norm before."""
+        return clip_(gradients, self.config.clip_norm)
 
     @property
     def n_dead(self) -> int:

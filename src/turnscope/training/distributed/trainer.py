@@ -44,8 +44,8 @@ class ShardedTrainer(Trainer):
         (dead,) = self.mesh.features.sums(int(self.dead_F.sum()))
         return round(dead)
 
-    def clip(self, gradients: Tensors) -> None:
-        """Scale all gradients so that the joint norm over all processes is at most `clip_norm`."""
+    def clip(self, gradients: Tensors) -> float:
+        """Scale all gradients so that the joint norm over all processes is at most `clip_norm`; returns it."""
         squares = {name: float(torch.linalg.vector_norm(gradient)) ** 2 for name, gradient in gradients.items()}
         whole = squares.pop("b_dec_D")
         (parts,) = self.mesh.features.sums(sum(squares.values()))
@@ -53,6 +53,7 @@ class ShardedTrainer(Trainer):
         if norm > self.config.clip_norm:
             for gradient in gradients.values():
                 gradient.mul_(self.config.clip_norm / norm)
+        return norm
 
     def save(self, folder: Path, state: Mapping[str, Any]) -> None:
         """Replace the folder's checkpoint by one that any number of processes can go on from."""
