@@ -30,7 +30,7 @@ class DemoConfig(Config):
 def recipe(config: DemoConfig) -> Recipe:
     """The demo as a recipe of the pipeline."""
     # chosen on a corpus of another seed (docs/design/demo.md); the token dictionary takes what the data suggest
-    turn = SAERecipe(unit="turn", n_features=384, k=24, lr=4e-3, n_samples=1_500_000)
+    turn = SAERecipe(unit="turn", n_features=384, k=24, lr=4e-3, n_samples=1_500_000, clip_norm=1.0)
     token = SAERecipe(unit="token", n_samples=1_500_000)
     units = (turn, token) if config.token_sae else (turn,)
     return Recipe(

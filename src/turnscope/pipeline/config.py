@@ -17,6 +17,8 @@ class SAERecipe(SizeConfig):
     """One dictionary of a run."""
 
     unit: Literal["turn", "token"] = "turn"
+    clip_norm: float = Field(default=0.01, gt=0)
+    """Joint norm that gradients are scaled down to."""
 
 
 class Recipe(Config):
