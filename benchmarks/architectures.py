@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--data", nargs="*", choices=("demo", "minilm", "dialogue"), help="only these")
     arguments = parser.parse_args()
     os.environ |= {"TURNSCOPE_QUIET": "1", "TOKENIZERS_PARALLELISM": "false"}
-    conversations, samples = (600, 60_000) if arguments.quick else (2000, 1_000_000)
+    conversations, samples = (600, 60_000) if arguments.quick else (2000, 400_000)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for data, model, transcripts in sources(Path(name), conversations, arguments.quick, arguments.data):
@@ -72,7 +72,7 @@ def sources(folder: Path, conversations: int, quick: bool, only: list[str] | Non
             print(f"skip {name}: no shared data (set TURNSCOPE_SHARED)")
             continue
         out = folder / name / "transcripts"
-        import_chats(ImportConfig(sources=(SGD,), out=out, limit=1500))
+        import_chats(ImportConfig(sources=(SGD,), out=out, limit=1000))
         yield name, model, out
 
 
@@ -99,7 +99,7 @@ def measure(data: str, model: str, transcripts: Path, folder: Path, samples: int
         out, start = folder / f"{unit}-{name}", time.perf_counter()
         config = TrainConfig(
             source=activations, out=out, unit=unit, architecture="batchtopk" if unit == "nested" else name,
-            n_features=1024 if unit == "nested" else 512, k=24, threads=2,
+            n_features=1024 if unit == "nested" else 512, k=24, threads=1,
             n_samples=samples // 8 if unit == "nested" else samples, **more,
         )  # fmt: skip
         result = train(config)
