@@ -35,6 +35,24 @@ class ActivationSource(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+def permuted(n_rows: int, batch_size: int, seed: int, position: int) -> Iterator[tuple[int, Ints]]:
+    """Endless full batches of row numbers from a position on, each epoch permuted by (seed, epoch); with each batch the
+    position after it. A position counts rows served.
+    """
+    epoch, order = -1, np.zeros(0, np.int64)
+    while True:
+        start, position = position, position + batch_size
+        picked = list[Ints]()
+        while start < position:
+            if start // n_rows != epoch:
+                epoch = start // n_rows
+                order = np.random.default_rng([seed, epoch]).permutation(n_rows)
+            offset = start - epoch * n_rows
+            picked.append(order[offset : offset + position - start])
+            start += len(picked[-1])
+        yield position, np.concatenate(picked)
+
+
 class _Loaded(NamedTuple):
     """A chunk in memory: ``order`` says in which order its rows are still to be served, ``start`` how many rows the
     epoch served before the first of them.

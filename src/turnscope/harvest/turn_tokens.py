@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from turnscope.artifacts import ConfigError, DataError, IntegrityError, fingerprint
 from turnscope.harvest.ahead import ahead
+from turnscope.harvest.source import permuted
 from turnscope.harvest.store import ActivationStore
 
 
@@ -85,18 +86,8 @@ class TurnTokenSource:
             yield batch
 
     def _reads(self) -> Iterator[functools.partial[tuple[int, TurnTokens]]]:
-        epoch, order, position = -1, np.zeros(0, np.int64), self._position
-        while True:
-            start, position = position, position + self._batch_size
-            picked = list[NDArray[np.int64]]()
-            while start < position:
-                if start // self.n_rows != epoch:
-                    epoch = start // self.n_rows
-                    order = np.random.default_rng([self._seed, epoch]).permutation(self.n_rows)
-                offset = start - epoch * self.n_rows
-                picked.append(order[offset : offset + position - start])
-                start += len(picked[-1])
-            yield functools.partial(self._read, position, self._turns[np.concatenate(picked)])
+        for position, picked in permuted(self.n_rows, self._batch_size, self._seed, self._position):
+            yield functools.partial(self._read, position, self._turns[picked])
 
     def _read(self, position: int, turns: NDArray[np.int64]) -> tuple[int, TurnTokens]:
         rows = spread(self._firsts, self._lengths, turns)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from turnscope.artifacts import Config, DataError, IntegrityError, fingerprint
-from turnscope.harvest.source import ActivationSource, Split, StoreSource
+from turnscope.harvest.source import ActivationSource, Split, StoreSource, permuted
 from turnscope.harvest.store import open_activations
 from turnscope.harvest.turn_tokens import TurnTokenSource
 from turnscope.training.config import TrainConfig
@@ -54,18 +54,9 @@ class ArraySource:
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
         """Endless batches (B, D), from the current position on."""
-        epoch, order = -1, np.zeros(0, np.int64)
-        while True:
-            start, self._position = self._position, self._position + self._batch_size
-            picked = list[NDArray[np.int64]]()
-            while start < self._position:
-                if start // self.n_rows != epoch:
-                    epoch = start // self.n_rows
-                    order = np.random.default_rng([self._seed, epoch]).permutation(self.n_rows)
-                offset = start - epoch * self.n_rows
-                picked.append(order[offset : offset + self._position - start])
-                start += len(picked[-1])
-            yield self._x_ND[np.concatenate(picked)]
+        for position, rows in permuted(self.n_rows, self._batch_size, self._seed, self._position):
+            self._position = position
+            yield self._x_ND[rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Rows given out so far, and of which source."""

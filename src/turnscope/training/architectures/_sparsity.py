@@ -12,9 +12,18 @@ by a quarter. From a weight a hundred times smaller, a short run spends its firs
 from __future__ import annotations
 
 import math
+from typing import Any
+
+from torch import Tensor
+
+from turnscope.sae.activations import batch_top_k
+from turnscope.training.architectures._flat import Flat
+from turnscope.training.config import ResolvedConfig
+from turnscope.training.step import Tensors
 
 _RATE = 0.02
 _START = 0.5
+START_SHARE = 4  # active features at the start, in units of k: there is room to choose from
 _LARGEST_PULL = math.log(4.0)
 
 
@@ -41,3 +50,26 @@ class Coefficient:
             pull = math.log(max(l0, 0.01) / self._k)
             self.value *= math.exp(_RATE * max(-_LARGEST_PULL, min(_LARGEST_PULL, pull)))
         return self.value
+
+
+class Steered(Flat):
+    """An architecture whose penalty has such a weight."""
+
+    def __init__(self, config: ResolvedConfig, variance: float) -> None:
+        super().__init__(config, variance)
+        self._coefficient = Coefficient(config.sparsity, config.k, variance, config.sparsity_warmup)
+
+    def state(self) -> dict[str, Any]:
+        """The penalty's weight."""
+        return {"sparsity": self._coefficient.value}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `state` gave."""
+        self._coefficient.value = state["sparsity"]
+
+
+def starting_cut(weights: Tensors, c_ND: Tensor, k: int) -> float:
+    """The pre-activation that `START_SHARE` k features of a row exceed on average; 0 where fewer are positive."""
+    wanted = min(START_SHARE * k, weights["b_enc_F"].numel())
+    kept = batch_top_k(c_ND, weights["w_enc_FD"].t(), weights["b_enc_F"], wanted)
+    return float(kept.values_E.min()) if kept.n_entries == c_ND.shape[0] * wanted else 0.0

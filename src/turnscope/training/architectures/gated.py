@@ -11,7 +11,7 @@ Legend: N rows, B batch, D width, F features, E entries with an open gate, A dea
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,21 +19,14 @@ from torch import Tensor
 from turnscope.sae.activations import above
 from turnscope.sae.codes import SparseCodes
 from turnscope.sae.sparse_ops import feature_order, feature_sum, weighted_row_sum
-from turnscope.training.architectures._flat import Flat
-from turnscope.training.architectures._sparsity import Coefficient
-from turnscope.training.architectures.relu import starting_cut
-from turnscope.training.config import ResolvedConfig
+from turnscope.training.architectures._sparsity import Steered, starting_cut
 from turnscope.training.step import Step, Tensors, add_auxk, entry_gradient, reconstruct, sum_by_feature, through_input
 
 
-class Gated(Flat):
+class Gated(Steered):
     """Gated, with its auxiliary reconstruction."""
 
     unit_norm: ClassVar[bool] = True
-
-    def __init__(self, config: ResolvedConfig, variance: float) -> None:
-        super().__init__(config, variance)
-        self._coefficient = Coefficient(config.sparsity, config.k, variance, config.sparsity_warmup)
 
     def shapes(self, d: int) -> dict[str, tuple[int, ...]]:
         """The four (b_enc_F is the gate's bias), and the magnitude's scale and bias."""
@@ -91,11 +84,3 @@ class Gated(Flat):
         folded["b_enc_F"] = weights["b_mag_F"].clone()
         folded["threshold_F"] = weights["b_mag_F"] - gain_F * weights["b_enc_F"]
         return folded
-
-    def state(self) -> dict[str, Any]:
-        """The penalty's weight."""
-        return {"sparsity": self._coefficient.value}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` gave."""
-        self._coefficient.value = state["sparsity"]

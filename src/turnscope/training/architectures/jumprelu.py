@@ -30,7 +30,7 @@ from torch import Tensor
 from turnscope.sae.activations import above
 from turnscope.sae.codes import SparseCodes
 from turnscope.training.architectures._flat import Flat
-from turnscope.training.architectures.relu import starting_cut
+from turnscope.training.architectures._sparsity import starting_cut
 from turnscope.training.config import ResolvedConfig
 from turnscope.training.step import (
     Step,

@@ -11,15 +11,13 @@ Legend: N rows, B batch, D width, F features, E active entries, A dead features.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from turnscope.sae.activations import above, keep_largest
-from turnscope.training.architectures._flat import Flat
-from turnscope.training.architectures._sparsity import Coefficient
-from turnscope.training.config import ResolvedConfig
+from turnscope.sae.activations import above
+from turnscope.training.architectures._sparsity import Steered, starting_cut
 from turnscope.training.step import (
     Step,
     Tensors,
@@ -31,25 +29,11 @@ from turnscope.training.step import (
     through_input,
 )
 
-START_SHARE = 4.0  # active features at the start, in units of k: there is room to choose from
 
-
-def starting_cut(weights: Tensors, c_ND: Tensor, k: int) -> float:
-    """The pre-activation that `START_SHARE` k features of a row exceed on average."""
-    n_keep = int(c_ND.shape[0] * min(START_SHARE * k, weights["b_enc_F"].numel()))
-    found = above(c_ND, weights["w_enc_FD"].t(), weights["b_enc_F"], 0.0)
-    kept = keep_largest(found, n_keep)
-    return float(kept.values_E.min()) if kept.n_entries == n_keep else 0.0
-
-
-class ReLU(Flat):
+class ReLU(Steered):
     """ReLU-L1."""
 
     unit_norm: ClassVar[bool] = False
-
-    def __init__(self, config: ResolvedConfig, variance: float) -> None:
-        super().__init__(config, variance)
-        self._coefficient = Coefficient(config.sparsity, config.k, variance, config.sparsity_warmup)
 
     def start(self, weights: Tensors, c_ND: Tensor) -> Tensors:
         """Biases that leave a few times k features active."""
@@ -86,11 +70,3 @@ class ReLU(Flat):
         folded["w_enc_FD"].mul_(norms_F.unsqueeze(1))
         folded["b_enc_F"] = torch.where(used_F, folded["b_enc_F"] * norms_F, torch.zeros_like(norms_F))
         return folded
-
-    def state(self) -> dict[str, Any]:
-        """The penalty's weight."""
-        return {"sparsity": self._coefficient.value}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` gave."""
-        self._coefficient.value = state["sparsity"]
