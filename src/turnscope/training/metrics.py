@@ -64,9 +64,13 @@ def evaluate(sae: SparseAutoencoder, x_ND: Tensor) -> HeldMetrics:
         power += float(raw_ND.square().sum())
         spread += float((raw_ND - mean_D).square().sum())
         counts_F += codes.counts_F()
+    return held_metrics(x_ND.shape[0], error, power, spread, counts_F)
+
+
+def held_metrics(n_rows: int, error: float, power: float, spread: float, counts_F: Tensor) -> HeldMetrics:
+    """Figures from the sums over all rows. DataError when the rows are all equal."""
     if not spread > 0:
-        raise DataError("the rows to evaluate on are all equal", where=f"{x_ND.shape[0]} rows")
-    n_rows = x_ND.shape[0]
+        raise DataError("the rows to evaluate on are all equal", where=f"{n_rows} rows")
     return HeldMetrics(
         n_rows=n_rows,
         nmse_raw=error / power,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from turnscope.artifacts import DataError, write_json
+from turnscope.artifacts import write_json
 from turnscope.sae import SAEConfig
 from turnscope.sae.activations import above, keep_largest, top_k
 from turnscope.sae.codes import SparseCodes
@@ -26,7 +26,7 @@ from turnscope.training.distributed.select import keep_largest_of_rows, nth_larg
 from turnscope.training.distributed.topk import make_sharded
 from turnscope.training.distributed.trainer import ShardedTrainer
 from turnscope.training.initial import initial_weights, measure
-from turnscope.training.metrics import HeldMetrics
+from turnscope.training.metrics import HeldMetrics, held_metrics
 from turnscope.training.of_rows import STATISTICS_ROWS, WATCHED_ROWS, OfRows
 from turnscope.training.sources import take
 from turnscope.training.step import Tensors
@@ -109,18 +109,9 @@ class Shards:
             spread += float((raw_ND - mean_D).square().sum())
             counts_F += codes.counts_F()
         error, power, spread = mesh.batch.sums(error, power, spread)
-        if not spread > 0:
-            raise DataError("the rows to evaluate on are all equal", where=f"{n_rows} rows")
         mesh.batch.sum_(counts_F)
         counts_F = mesh.whole(counts_F, self.config.n_features).cpu()
-        return HeldMetrics(
-            n_rows=n_rows,
-            nmse_raw=error / power,
-            nmse_centred=error / spread,
-            l0=int(counts_F.sum()) / n_rows,
-            silent=int((counts_F == 0).sum()),
-            density_F=counts_F.double() / n_rows,
-        )
+        return held_metrics(n_rows, error, power, spread, counts_F)
 
     def fit_threshold(self, x_ND: Tensor) -> float:
         """`threshold.fit_threshold`: the threshold at which raw rows have k active features on average."""
