@@ -32,8 +32,8 @@ def turn_table(
     """The turns of some splits in the order of the store, with facts and labels from the transcripts.
 
     Columns beside those of the store: `activation_row`; `outlier` (norm so many times the median); `language` (label or
-    metadata of the source; empty when none says), `script` (by the Unicode names of its letters), `text_hash`, `labels`
-    (JSON).
+    metadata of the source; empty when none says), `script` (by the Unicode names of its letters), `source`,
+    `text_hash`, `labels` (JSON: those of its conversation and its own, which go before).
 
     Raises DataError when no turn is of these splits, or one is not in the transcripts.
     """
@@ -47,15 +47,15 @@ def turn_table(
     return table.append_column("activation_row", pa.array(rows_N)).append_column(
         "outlier", pa.array(norms_N > outlier_norm * np.median(norms_N))
     ).append_column("language", facts.language).append_column("script", facts.script).append_column(
-        "text_hash", pa.array(facts.text_hash)
-    ).append_column("labels", facts.labels)  # fmt: skip
+        "source", facts.source
+    ).append_column("text_hash", pa.array(facts.text_hash)).append_column("labels", facts.labels)  # fmt: skip
 
 
 class _Facts:
     def __init__(self, n: int) -> None:
         self.text_hash = np.zeros(n, np.int64)
         self.found = np.zeros(n, np.bool_)
-        self._codes = {name: np.zeros(n, np.int32) for name in ("language", "script", "labels")}
+        self._codes = {name: np.zeros(n, np.int32) for name in ("language", "script", "source", "labels")}
         self._values: dict[str, dict[str, int]] = {name: {} for name in self._codes}
 
     def put(self, row: int, conversation: Conversation, turn: Turn) -> None:
@@ -64,7 +64,8 @@ class _Facts:
         said = {
             "language": language_of(conversation, turn),
             "script": script_of(text),
-            "labels": strict_json(turn.labels),
+            "source": conversation.source,
+            "labels": strict_json({**conversation.labels, **turn.labels}),
         }
         for name, value in said.items():
             self._codes[name][row] = self._values[name].setdefault(value, len(self._values[name]))
@@ -81,6 +82,10 @@ class _Facts:
     @property
     def script(self) -> pa.Array:
         return self._column("script")
+
+    @property
+    def source(self) -> pa.Array:
+        return self._column("source")
 
     @property
     def labels(self) -> pa.Array:
