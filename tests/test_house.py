@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "turnscope"
-LIGHT = ["artifacts", "stats", "transcripts", "cli"]
+LIGHT = ["artifacts", "stats", "llm", "transcripts", "cli"]
 HEAVY = {"torch", "transformers"}
 
 # Imports a room and every module in it, so that lazy names cannot hide a heavy import.
