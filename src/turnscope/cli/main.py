@@ -11,7 +11,21 @@ from turnscope import __version__
 from turnscope.artifacts import TurnscopeError
 from turnscope.artifacts.errors import ConfigError
 from turnscope.artifacts.text import visible
-from turnscope.cli import convert, demo, index, query, run, spans, stages, store, sweep, train, transcripts
+from turnscope.cli import (
+    contrast,
+    convert,
+    demo,
+    diff,
+    index,
+    query,
+    run,
+    spans,
+    stages,
+    store,
+    sweep,
+    train,
+    transcripts,
+)
 
 INTERRUPTED = 130
 
@@ -37,6 +51,8 @@ app.command(index.index, name="index")
 app.command(index.features)
 app.command(query.query, name="query")
 app.command(query.search, name="search")
+app.command(contrast.contrast, name="contrast")
+app.command(diff.diff, name="diff")
 app.command(stages.evaluate, name="evaluate")
 app.command(convert.convert, name="convert")
 app.command(store.verify, name="verify")

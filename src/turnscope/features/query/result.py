@@ -180,7 +180,7 @@ class QueryResult:
             for hit in hits:
                 around = range(hit["turn"] - context, hit["turn"] + context + 1)
                 reach.setdefault(hit["conversation_id"], set()).update(around)
-            said = _said(index.transcripts, reach)
+            said = words_of(index.transcripts, reach)
         places: list[_Place] = []
         for number, (row, hit) in enumerate(zip(rows.tolist(), hits, strict=True), first):
             for offset in range(-context, context + 1):
@@ -208,7 +208,7 @@ class _Place(NamedTuple):
     text: str | None
 
 
-def _said(store: TranscriptStore, reach: dict[str, set[int]]) -> dict[tuple[str, int], tuple[str, str]]:
+def words_of(store: TranscriptStore, reach: dict[str, set[int]]) -> dict[tuple[str, int], tuple[str, str]]:
     """Role and words of the turns asked for, by conversation and number."""
     ids = store.columns(["id"])["id"]
     places = pc.call_function("index_in", [pa.array(list(reach), pa.string())], pc.SetLookupOptions(ids))

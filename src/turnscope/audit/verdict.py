@@ -1,0 +1,65 @@
+"""The outcome of a contrast in plain sentences, the bad news first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_TELLING = 0.7  # a confound that reaches this by itself is told
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """What the figures come to. Never more than they say: a difference of averages is not called a separation."""
+    if report.get("withheld"):
+        return f"No figures: {report['withheld']}."
+    rows: list[dict[str, Any]] = report["features"]
+    sentences = [_main(report, rows)]
+    best = max(rows, key=lambda row: row["auroc"], default=None)
+    sentences += _confounding(report["confounds"], best)
+    return " ".join(sentences)
+
+
+def _main(report: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "No feature separates A from B: none fires in enough conversations to be tried."
+    found = [row for row in rows if row["separates"]]
+    alone = [row for row in found if not row["confounded_by"]]
+    if alone:
+        first = max(alone, key=lambda row: row["auroc"])
+        many = f"{len(found)} features separate" if len(found) > 1 else "One feature separates"
+        return f"{many} A from B on turns they were not chosen on; best {_said(first)}."
+    if found:
+        first = max(found, key=lambda row: row["auroc"])
+        names = " and ".join(first["confounded_by"][:3])
+        return (
+            f"No feature separates A from B beyond {names}: the best, {_said(first)}, loses at least half of its "
+            f"distance from .5 among turns that are alike in this."
+        )
+    best = max(rows, key=lambda row: row["auroc"])
+    text = f"No feature separates A from B: best {_said(best)}, {_short(report['least'])} asked for."
+    weak = sum(1 for row in rows if row["differs"])
+    if weak:
+        text += f" {weak} of the {len(rows)} tried differ in how they fire, too little to tell one turn from another."
+    elif report["differ"] == 0:
+        text += " Nothing differs more than two random halves would."
+    return text
+
+
+def _confounding(confounds: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[str]:
+    telling = [each for each in confounds if each["auroc"] is not None and each["auroc"] >= _TELLING]
+    if not telling or best is None:
+        return []
+    each = max(telling, key=lambda one: one["auroc"])
+    more = "more than any feature" if each["auroc"] > best["auroc"] else "too"
+    return [f"A and B differ in other things: {each['name']} alone reaches {_short(each['auroc'])}, {more}."]
+
+
+def _said(row: dict[str, Any]) -> str:
+    ci = f" [{_short(row['ci'][0])}, {_short(row['ci'][1])}]" if row.get("ci") else ""
+    return f"F{row['feature']} (up in {row['up_in'].upper()}), AUROC held out {_short(row['auroc'])}{ci}"
+
+
+def _short(value: float) -> str:
+    """Two digits, .87 rather than 0.87; 1 only when it is one."""
+    text = f"{min(value, 0.99) if value < 1 else value:.2f}"
+    return text.removeprefix("0") if value < 1 else "1"
