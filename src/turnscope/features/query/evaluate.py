@@ -81,7 +81,7 @@ class Evaluation:
         n = self._index.n_turns
         if node.threshold is None or node.operator is None:
             return RowSet(rows, n)
-        bound = _bound(node.threshold, values)
+        bound = number_of(node.threshold, values)
         if bound is None:
             notice = f"F{node.feature} is active on no turn: it has no percentiles and no maximum"
             if notice not in self.notices:
@@ -94,7 +94,7 @@ class Evaluation:
         return RowSet(rows[good], n)
 
 
-def _bound(threshold: Threshold, values: NDArray[np.float64]) -> float | None:
+def number_of(threshold: Threshold, values: NDArray[np.float64]) -> float | None:
     """The number that a threshold stands for. A percentile is one of the values: at least p % are no larger."""
     if threshold.kind == "raw":
         return threshold.value
