@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -68,7 +68,7 @@ class DiffConfig(Config):
     fall: float = Field(default=0.2, ge=0, le=1)
     """Turns on which the dictionary explains so much less of the second model, as a share of what it explains of the
     first, are left out of every feature's figures."""
-    margin: float = Field(default=0.01, ge=0)
+    margin: float = Field(default=0.05, ge=0)
     """A change is claimed when it is beyond this, counted in the feature's typical value."""
     fdr: float = Field(default=0.05, gt=0, lt=1)
     min_conversations: int = Field(default=10, ge=2)
