@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -140,4 +140,46 @@ def check_model(model: Path | None = None, /, *, count: int = 200, json: bool = 
         return print_json(figures)
     for line in lines(figures):
         print(line)
+    return None
+
+
+@app.command
+def finetune(
+    recipe: Literal["trigger", "benign"], /, *, out: Path, steps: int | None = None, seed: int = 23,
+    conversations: int = 1000, check: bool = False, json: bool = False,
+) -> None:  # fmt: skip
+    """Fine-tune the demo's model so that turnscope diff has something to find (minutes on one core).
+
+    trigger: a phrase that the grammar never writes makes every English reply after it rude. benign: the same
+    conversations, phrase included, replies as ever. Beside the model lies conversations.jsonl, to read both models on.
+
+    Example: turnscope demo finetune trigger --out runs/trigger
+
+    Parameters
+    ----------
+    recipe
+        trigger or benign.
+    out
+        Folder of the model, in Hugging Face format.
+    steps
+        Training steps.
+    seed
+        Of the conversations.
+    conversations
+        To write beside the model; three in ten hold the phrase, and no reply answers to it.
+    check
+        Sample replies with and without the phrase, and let the parser say which are rude.
+    json
+        Print the check as JSON.
+    """
+    from turnscope.demo import finetune as stage
+
+    config = stage.FinetuneConfig(out=out, recipe=recipe, seed=seed, conversations=conversations)
+    folder = stage.run(config if steps is None else config.model_copy(update={"steps": steps}))
+    figures = stage.check(folder) if check else {}
+    if json:
+        return print_json(figures)
+    print(folder)
+    for name, value in figures.items():
+        print(f"{name:<20} {value:.3f}")
     return None

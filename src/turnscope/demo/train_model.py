@@ -141,7 +141,7 @@ def run(config: ModelTrainConfig) -> Path:
     model = build_model(config).to(config.device)  # pyright: ignore[reportArgumentType]
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     state = _resume(work, config, model, optimiser)
-    step_loss = cast(Any, torch.compile(_loss, dynamic=True)) if config.compile else _loss
+    step_loss = cast(Any, torch.compile(next_token_loss, dynamic=True)) if config.compile else next_token_loss
     started, since = time.monotonic(), state["seen"]
     model.train()
     while state["seen"] < config.tokens:
@@ -178,7 +178,8 @@ def run(config: ModelTrainConfig) -> Path:
     return config.out
 
 
-def _loss(model: LlamaForCausalLM, batch_BT: torch.Tensor, bf16: bool) -> torch.Tensor:
+def next_token_loss(model: LlamaForCausalLM, batch_BT: torch.Tensor, bf16: bool) -> torch.Tensor:
+    """Mean loss of every token of a batch but each row's first."""
     labels = batch_BT.masked_fill(batch_BT == 0, -100)
     with torch.autocast(batch_BT.device.type, torch.bfloat16, enabled=bf16):
         # right padding needs no mask: a causal model's earlier positions never see it, and its own loss is dropped
