@@ -59,7 +59,7 @@ class LexicalJudge:
                 fix="judge by a language model (--judge llm:MODEL) or by examples (--judge embed)",
             )
         self._trait = trait.name
-        self._cues = re.compile("|".join(rf"(?<!\w){_spaced(cue)}(?!\w)" for cue in trait.judge.lexical), re.IGNORECASE)
+        self._cues = re.compile("|".join(map(_cue, trait.judge.lexical)), re.IGNORECASE)
         self.name = f"lexical {fingerprint(list(trait.judge.lexical))[:12]}"
 
     def label(self, turns: Sequence[TurnInChat]) -> pa.Table:
@@ -160,8 +160,12 @@ def _cosines(texts_ND: NDArray[np.floating], one_D: NDArray[np.floating]) -> NDA
     return texts_ND @ one_D / np.where(norms_N > 0, norms_N, 1)
 
 
-def _spaced(cue: str) -> str:
-    return r"\s+".join(re.escape(word) for word in _straight(cue).split())
+def _cue(phrase: str) -> str:
+    """A pattern of whole words; an end that is no letter or digit (as in "eval(") needs no boundary."""
+    plain = _straight(phrase)
+    before = r"(?<!\w)" if plain[:1].isalnum() else ""
+    after = r"(?!\w)" if plain[-1:].isalnum() else ""
+    return before + r"\s+".join(re.escape(word) for word in plain.split()) + after
 
 
 def _straight(text: str) -> str:

@@ -16,7 +16,9 @@ from turnscope.cli import (
     convert,
     demo,
     diff,
+    find,
     index,
+    persona,
     query,
     run,
     spans,
@@ -51,7 +53,9 @@ app.command(index.index, name="index")
 app.command(index.features)
 app.command(query.query, name="query")
 app.command(query.search, name="search")
+app.command(find.find, name="find")
 app.command(contrast.contrast, name="contrast")
+app.command(persona.persona, name="persona")
 app.command(diff.diff, name="diff")
 app.command(stages.evaluate, name="evaluate")
 app.command(convert.convert, name="convert")
