@@ -16,7 +16,8 @@ def index(
         tuple[Literal["train", "explain", "eval", "locked"], ...], Parameter(consume_multiple=True)
     ] = ("train", "explain", "eval"),
     neighbours: int = 10, cofiring_turns: int = 100_000, word_turns: int = 20_000, outlier_norm: float = 10.0,
-    model: str = "", map: Literal["pca", "umap"] = "pca",  # noqa: A002
+    model: str = "", logits: bool = True, scramble_turns: int = 0, neuron_turns: int = 0,
+    map: Literal["pca", "umap"] = "pca",  # noqa: A002
     seed: int = 0, block_turns: int = 2048, memory_entries: int = 8_000_000, json: bool = False,
 ) -> None:  # fmt: skip
     """A dictionary over a set of turns: which turns each feature fires on, and what is known of each feature.
@@ -48,7 +49,14 @@ def index(
         Tokens whose norm is so many times the median are attention sinks and get no codes.
     model
         The model that was harvested, for the tokens that each feature promotes and suppresses. Only its unembedding is
-        read.
+        read, unless turns are scrambled or neurons read.
+    logits
+        With --model, those tokens; --no-logits for an encoder, which has no unembedding.
+    scramble_turns
+        With --model: read at most so many turns again with their tokens in random order, and tell which features
+        still fire.
+    neuron_turns
+        With --model: correlate features with the neurons of earlier blocks on at most so many turns.
     map
         How features are laid out in the plane: pca, or umap (extra map).
     seed
@@ -66,7 +74,8 @@ def index(
     config = IndexConfig(
         activations=activations, sae=sae, transcripts=transcripts, out=out, splits=splits, neighbours=neighbours,
         cofiring_turns=cofiring_turns, word_turns=word_turns, outlier_norm=outlier_norm, model=model, map=map,
-        seed=seed, block_turns=block_turns, memory_entries=memory_entries,
+        logits=logits, scramble_turns=scramble_turns, neuron_turns=neuron_turns, seed=seed,
+        block_turns=block_turns, memory_entries=memory_entries,
     )  # fmt: skip
     artifact = run(config).artifact
     show_counts("features", artifact.path, artifact.manifest.counts, as_json=json)

@@ -42,7 +42,13 @@ class IndexConfig(Config):
     vocabulary: int = Field(default=20_000, ge=10)
     """Words, and pairs of words, that are held against features: the most frequent ones."""
     model: str = Field(default="", exclude=True)
-    """The model that was harvested, for logit weights; none are made when it is not named."""
+    """The model that was harvested, for logit weights, scrambled turns and neurons; none of them when not named."""
+    logits: bool = True
+    """With `model`: logit weights. An encoder has no unembedding, so none."""
+    scramble_turns: int = Field(default=0, ge=0)
+    """With `model`: at most so many turns read again with their tokens in random order; 0 for none."""
+    neuron_turns: int = Field(default=0, ge=0)
+    """With `model`: at most so many turns on which features are correlated with neurons; 0 for none."""
     map: Literal["pca", "umap"] = "pca"
     """How features are laid out in the plane, by their directions; umap needs the extra."""
     logit_tokens: int = Field(default=10, ge=1, le=100)

@@ -38,6 +38,8 @@ from turnscope.features.store import (
     LOGITS,
     MAP,
     NEIGHBOURS,
+    NEURONS,
+    SCRAMBLE,
     TURNS,
     WORDS,
     FeatureIndex,
@@ -84,7 +86,9 @@ def run(config: IndexConfig) -> IndexResult:
         "sae": dictionary.artifact.fingerprint,
         "transcripts": transcripts.fingerprint,
     }
-    unembedding = read_unembedding(config.model) if config.model else None
+    if (config.scramble_turns or config.neuron_turns) and not config.model:
+        raise ConfigError("scrambled turns and neurons are read from the model", fix="name it with --model")
+    unembedding = read_unembedding(config.model) if config.model and config.logits else None
     if unembedding is not None:
         inputs["unembedding"] = unembedding.fingerprint
     with sole_writer(config.out):
@@ -139,6 +143,8 @@ def _make(
             dictionary.decoder_FD(), unembedding, lambda t: tokenizer.decode([t]), config.logit_tokens
         )
         write_table(draft, LOGITS, table)
+    if config.scramble_turns or config.neuron_turns:
+        _read_again(config, draft, store, transcripts, dictionary, turns, written, postings)
     features = _with_tokens(describer.features(), counts, dictionary.n_turn_features)
     features = features.append_column(
         "duplicate_of", pa.array([repeats.get(f) for f in range(dictionary.n_features)], pa.int32())
@@ -159,6 +165,28 @@ def _make(
             "tokens": counts.n_tokens, "tokens.sinks": counts.n_sinks,
         }
     )  # fmt: skip
+
+
+def _read_again(
+    config: IndexConfig, draft: Draft, store: ActivationStore, transcripts: TranscriptStore, dictionary: Any,
+    turns: pa.Table, written: Written, postings: Postings,
+) -> None:  # fmt: skip
+    """What takes the model: turns with their tokens scrambled, and neurons."""
+    from turnscope.features.again import Rereader
+    from turnscope.features.neurons import neuron_table, sample_rows
+    from turnscope.features.scramble import LEAST_TOKENS, pick_rows, scramble_table
+
+    rereader = Rereader(store, transcripts, config.model)
+    plain_N = ~turns["outlier"].to_numpy(zero_copy_only=False)
+    if config.scramble_turns and not (draft.path / SCRAMBLE).exists():
+        long_N = turns["n_tokens"].to_numpy() >= LEAST_TOKENS
+        rows = pick_rows(written, plain_N & long_N, config.scramble_turns, config.seed)
+        norm = postings.most_norm if dictionary.unit == "token" else 0.0
+        write_table(draft, SCRAMBLE, scramble_table(rereader, dictionary, written, turns, rows, norm, config.seed))
+    if config.neuron_turns and not (draft.path / NEURONS).exists():
+        rows = sample_rows(plain_N, config.neuron_turns, config.seed)
+        by_max, scratch = dictionary.unit == "token", draft.work / "neurons"
+        write_table(draft, NEURONS, neuron_table(rereader, written, turns, rows, by_max=by_max, scratch=scratch))
 
 
 def _of_tokens(draft: Draft, postings: Postings, counts: Counts, choose_N: Any, seed: int) -> list[pa.Table]:

@@ -146,7 +146,7 @@ class Postings:
             return self._dictionary.encode(mean_ND, None, lengths_N, None)
         rows_T = self._token_rows(start, end)
         tokens_TD = self._store.tokens_TD(rows_T)
-        keep_T = np.linalg.norm(tokens_TD, axis=1) <= self._most_norm
+        keep_T = np.linalg.norm(tokens_TD, axis=1) <= self.most_norm
         keep_T &= self._store.token_positions_T(rows_T) > 0
         return self._dictionary.encode(mean_ND, tokens_TD, lengths_N, keep_T)
 
@@ -160,7 +160,7 @@ class Postings:
         return spread(self._firsts_N, self._sizes_N, np.arange(start, end))
 
     @property
-    def _most_norm(self) -> float:
+    def most_norm(self) -> float:
         """Norm above which a token is an attention sink: so many times the median of tokens spread over the store."""
         if not hasattr(self, "_norm"):
             n = int(self._sizes_N.sum())

@@ -32,6 +32,7 @@ TURNS, FEATURES, GROUPS = "turns.parquet", "features.parquet", "groups.parquet"
 COFIRING, NEIGHBOURS, WORDS = "cofiring.parquet", "neighbours.parquet", "words.parquet"
 FACTS = "index.json"
 LOGITS, MAP = "logits.parquet", "map.parquet"
+SCRAMBLE, NEURONS = "scramble.parquet", "neurons.parquet"
 EXPLANATIONS = "explanations.parquet"
 EXPLANATION_SCHEMA = pa.schema([("feature", pa.int32()), ("text", pa.string()), ("source", pa.string())])
 _TORN = "run turnscope index again into an empty folder"
@@ -172,6 +173,21 @@ class FeatureIndex:
         if LOGITS not in self.artifact.manifest.files:
             raise ConfigError("this index has no logit weights", fix="index with --model")
         return self._of_feature(LOGITS, feature)
+
+    def scramble(self) -> pa.Table:
+        """What scrambling the tokens of turns does to each feature; ConfigError when it was not tried."""
+        return self._optional(SCRAMBLE, "scrambled turns", "--scramble-turns")
+
+    def neurons(self) -> pa.Table:
+        """The neuron that each feature correlates with most; ConfigError when neurons were not read."""
+        return self._optional(NEURONS, "neurons", "--neuron-turns")
+
+    def _optional(self, name: str, what: str, option: str) -> pa.Table:
+        if name not in self.artifact.manifest.files:
+            raise ConfigError(
+                f"this index has no {what}", where=str(self.artifact.path), fix=f"index with --model and {option}"
+            )
+        return self.table(name)
 
     @cached_property
     def map(self) -> pa.Table:

@@ -7,7 +7,6 @@ manifest names. So a repaired artifact is the one that was harvested, and whatev
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,15 +14,13 @@ from pathlib import Path
 from turnscope.artifacts import (
     Artifact,
     Config,
-    ConfigError,
     Draft,
     IntegrityError,
     RunFolder,
     file_sha256,
     link_file,
-    require_same,
 )
-from turnscope.harvest.config import ActivationsConfig, HarvestConfig
+from turnscope.harvest.again import require_inputs, settings_again
 from turnscope.harvest.harvest import open_subject, record
 from turnscope.harvest.pieces import write_stats
 from turnscope.harvest.prepare import cut, prepare
@@ -89,14 +86,20 @@ def run(config: RepairConfig) -> RepairResult:
 
 
 def _repair_shards(artifact: Artifact, wanted: list[int], bad: list[str], config: RepairConfig) -> None:
-    _require_harvested(artifact)
-    harvest = _harvest_config(artifact, config)
+    harvest = settings_again(
+        artifact,
+        config.transcripts,
+        config.model,
+        device=config.device,
+        device_map=config.device_map,
+        trust_remote_code=config.trust_remote_code,
+    )
     transcripts = open_transcripts(harvest.transcripts)
-    _require_inputs(artifact, {"transcripts": transcripts.fingerprint})
+    require_inputs(artifact, {"transcripts": transcripts.fingerprint})
     subject, renderer = open_subject(harvest)
     site = Site.parse(harvest.sites[0])
     meaning, inputs = record(harvest, site, subject, renderer.choice, transcripts.fingerprint)
-    _require_inputs(artifact, inputs)
+    require_inputs(artifact, inputs)
     scratch = Draft(artifact.path / _SCRATCH, "activations", meaning.recorded(), inputs)
     shutil.rmtree(scratch.path, ignore_errors=True)
     log = RunFolder(artifact.path.parent).log
@@ -110,47 +113,6 @@ def _repair_shards(artifact: Artifact, wanted: list[int], bad: list[str], config
                     _replace(artifact, scratch.path, name)
     finally:
         shutil.rmtree(scratch.path, ignore_errors=True)
-
-
-def _harvest_config(artifact: Artifact, config: RepairConfig) -> HarvestConfig:
-    """The settings of the harvest, from the manifest, with the paths of today."""
-    recorded = artifact.manifest.config
-    if config.transcripts is None or config.model is None:
-        raise ConfigError(
-            f"what they were harvested from is not known: name the model ({recorded['model']}) and the transcripts",
-            where=artifact.path,
-            fix="give both",
-        )
-    shared = (ActivationsConfig.model_fields.keys() & HarvestConfig.model_fields.keys()) - {"model"}
-    return HarvestConfig(
-        **{name: recorded[name] for name in shared if name in recorded},
-        transcripts=config.transcripts,
-        model=config.model,
-        sites=(recorded["site"],),
-        out=artifact.path.parent,
-        device=config.device,
-        device_map=config.device_map,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def _require_harvested(artifact: Artifact) -> None:
-    if "transcripts" not in artifact.manifest.inputs:
-        raise IntegrityError(
-            "these activations were put together from others, not harvested",
-            where=artifact.path,
-            fix="repair the ones that they were made from, and make them again",
-        )
-
-
-def _require_inputs(artifact: Artifact, inputs: Mapping[str, str]) -> None:
-    require_same(
-        {name: artifact.manifest.inputs[name] for name in inputs},
-        inputs,
-        "these activations were harvested from something else:",
-        where=artifact.path,
-        fix="name the transcripts and the model that they were harvested from",
-    )
 
 
 def _repair_stats(artifact: Artifact) -> None:

@@ -18,6 +18,7 @@ from turnscope.models import packing
 from turnscope.models._hf import Tokenizer
 from turnscope.models.blocks import Blocks, accepted
 from turnscope.models.capture import Tap, capture
+from turnscope.models.neurons import find_down
 from turnscope.models.site import Site
 from turnscope.models.sublayers import Sublayers, find_sublayers
 
@@ -84,6 +85,7 @@ class SubjectModel:
     tokenizer_fingerprint: str
     template_fingerprint: str
     _sublayers: dict[int, Sublayers] = field(default_factory=dict, repr=False)
+    _down: dict[int, nn.Module] = field(default_factory=dict, repr=False)
 
     @property
     def d_model(self) -> int:
@@ -165,6 +167,30 @@ class SubjectModel:
         }
         with packing.separate(self.model, lengths):
             return capture(self.model, {site: self._tap(site) for site in sites}, inputs)
+
+    def capture_neurons(
+        self, input_ids_BT: Tensor, attention_mask_BT: Tensor, blocks: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """What the neurons of several blocks give, from one forward pass: (B, T, neurons of the block) by block.
+
+        Args:
+            input_ids_BT: token ids, padded on the right.
+            attention_mask_BT: 1 for tokens, 0 for padding.
+            blocks: 0-based numbers, each one once.
+
+        Raises:
+            ModelError: a block whose neurons cannot be told (`models/neurons.py`).
+        """
+        for block in blocks:
+            if block not in self._down:
+                self._down[block] = find_down(self.model, self.blocks, block)
+        inputs = {
+            "input_ids": input_ids_BT.to(self.device),
+            "attention_mask": attention_mask_BT.to(self.device),
+            **accepted(self.model, use_cache=False),
+        }
+        taps = {Site("mlp", block): Tap(self._down[block], reads_input=True, copy=True) for block in blocks}
+        return {site.block: tensor for site, tensor in capture(self.model, taps, inputs).items()}
 
     @property
     def supports_packing(self) -> bool:
