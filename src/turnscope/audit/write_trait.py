@@ -15,15 +15,17 @@ from turnscope.llm.request import Failed, Message, Request
 
 PAIRS, QUESTIONS = 5, 40
 _LONGEST = 600  # characters of a prompt or question; more is no prompt but an essay
-_ASK = """We look for what a language model does inside when it shows one trait, so that the trait can be noticed. For \
-this we need system prompts that bring the trait out or keep it away, and everyday questions on which the difference shows.
+_ASK = """We look for what a language model does inside when it shows one trait, so that the trait can be noticed. \
+For this we need system prompts that bring the trait out or keep it away, and everyday questions on which the \
+difference shows.
 
 Trait: {name}
 {definition}
 
 Write
-- {pairs} pairs of system prompts. The two of a pair are alike in length, form and topic and differ in the trait alone: \
-the positive one asks for it, the negative one for its opposite. The pairs differ from one another in wording and angle.
+- {pairs} pairs of system prompts. The two of a pair are alike in length, form and topic and differ in the trait \
+alone: the positive one asks for it, the negative one for its opposite. The pairs differ from one another in wording \
+and angle.
 - {questions} different questions that a user might ask, on which the trait can show or not. They do not mention the \
 trait. They ask for nothing harmful.
 - a rubric: what a reply must be like to get 0, 25, 50, 75 and 100, for how clearly it shows the trait.
