@@ -137,6 +137,27 @@ def search(
     return _unbroken(lambda: _print_features(rows, f"{len(rows):,} of {len(facts):,} features", opened.n_turns))
 
 
+def print_rows(rows: list[dict[str, Any]], title: str, *, as_jsonl: bool) -> None:
+    """Features with what is known of each, as a table or as JSON lines; the title goes to standard error."""
+    if as_jsonl:
+        return _unbroken(lambda: _lines(rows, sys.stdout))
+
+    def table() -> None:
+        from rich.text import Text
+
+        shown = _new_table([name.replace("_", " ") for name in rows[0]])
+        for row in rows:
+            shown.add_row(
+                *(Text(f"F{value}" if name == "feature" else _cell(name, value)) for name, value in row.items())
+            )
+        _screen().print(shown)
+
+    if rows:
+        _unbroken(table)
+    print(title, file=sys.stderr)
+    return None
+
+
 def _print_count(result: QueryResult, *, as_json: bool) -> None:
     if not as_json:
         print(_summary(result))

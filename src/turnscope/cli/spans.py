@@ -105,10 +105,10 @@ def _conversations(
         yield from map(store.get, ids) if ids else islice(store, limit)
         return
     if not ids:
-        yield from islice(_from_chat_file(file, chat_format), limit)
+        yield from islice(chat_file(file, chat_format), limit)
         return
     missing = set(ids)
-    for conversation in _from_chat_file(file, chat_format):
+    for conversation in chat_file(file, chat_format):
         if conversation.id in missing:
             missing.remove(conversation.id)
             yield conversation
@@ -118,7 +118,7 @@ def _conversations(
     raise ConfigError(f"no conversation {names}", where=file, fix="--id takes ids as they stand in the file")
 
 
-def _from_chat_file(file: Path, chat_format: str | None) -> Iterator[Conversation]:
+def chat_file(file: Path, chat_format: str | None) -> Iterator[Conversation]:
     """The conversations of a chat file, as the import would read them; what is left out is told.
 
     Raises:

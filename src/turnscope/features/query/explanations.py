@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from turnscope.artifacts.errors import ConfigError, StorageError
 
@@ -108,3 +109,13 @@ def without_twins(found: list[Found]) -> Mapping[int, Found]:
     for each in found:
         best.setdefault(each.feature, each)
     return best
+
+
+def best_explanations(explanations: pa.Table, features: Sequence[int]) -> dict[int, str]:
+    """What some features are said to mean: of several explanations of one the first."""
+    options = pc.SetLookupOptions(pa.array(features, pa.int32()))
+    wanted = pc.call_function("is_in", [explanations["feature"]], options)
+    found: dict[int, str] = {}
+    for row in explanations.filter(wanted).to_pylist():
+        found.setdefault(row["feature"], row["text"])
+    return found
