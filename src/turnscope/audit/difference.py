@@ -91,11 +91,11 @@ def run(config: DiffConfig) -> DiffResult:
         "before": before.fingerprint, "after": after.fingerprint, "transcripts": transcripts.fingerprint,
         "sae": Artifact.open(config.sae, "sae").fingerprint,
     }  # fmt: skip
+    matched = match(before, after, config.splits)
     with sole_writer(config.out):
         draft = begin(config.out, KIND, config, inputs)
         if isinstance(draft, Artifact):
             return DiffResult(draft)
-        matched = match(before, after, config.splits)
         reading = Reading(before, after, sae, matched, draft.work / "pairs", config.block_turns)
         reading.make()
         return DiffResult(_report(config, draft, reading, matched, _Texts(before, matched, transcripts), sae, notes))
