@@ -12,6 +12,7 @@ COMMANDS = [
     "demo", "demo corpus", "demo train-model", "demo check-model", "run", "import", "export", "spans", "harvest",
     "sweep", "train", "index", "features", "features split", "evaluate", "convert", "verify", "repair", "merge",
     "split", "query", "search", "persona",
+    "monitor", "monitor fit", "monitor new", "monitor run", "monitor drift",
 ]  # fmt: skip
 # Runs a command line and then says which heavy libraries it brought in.
 PROBE = """
@@ -33,7 +34,12 @@ def test_every_command_is_listed(turnscope: cli_support.Command) -> None:
 
     names = [name for name in app if not name.startswith("-")]
     assert sorted(names) == sorted(name for name in COMMANDS if " " not in name)
-    inside = [f"{outer} {name}" for outer in ("demo", "features") for name in app[outer] if not name.startswith("-")]
+    inside = [
+        f"{outer} {name}"
+        for outer in ("demo", "features", "monitor")
+        for name in app[outer]
+        if not name.startswith("-")
+    ]
     assert sorted(inside) == sorted(name for name in COMMANDS if " " in name)
 
 

@@ -186,3 +186,59 @@ class MonitorFitConfig(Config):
     def has_other(self) -> bool:
         """Whether there is another source to judge on."""
         return bool(self.other or self.other_positive or self.other_index)
+
+
+class MonitorRunConfig(Config):
+    """Settings of one run of a monitor; :func:`turnscope.audit.monitors.run.run` takes one."""
+
+    monitor: Path
+    """The monitor file."""
+    files: tuple[Path, ...] = ()
+    """Chat files or folders in any known format, or `-` for JSON lines on standard input."""
+    index: Path | None = None
+    """Instead of files: an index under the monitor's dictionary. No model is run."""
+    sae: Path | None = None
+    """With files: the monitor's dictionary,"""
+    model: str = ""
+    """and the model whose activations it reads: folder, hub name, or `minilm`."""
+    out: Path | None = None
+    """Folder of the result: monitors/NAME in a run folder. Without one, alerts are only handed on."""
+    splits: tuple[Literal["train", "explain", "eval", "locked"], ...] = ("train", "explain", "eval")
+    """With an index: turns of these splits."""
+    transcripts: Path | None = None
+    """With an index: those that it was made from, where they do not lie in its run folder."""
+    chat_format: str | None = None
+    allow_bad_lines: bool = False
+    too_long: Literal["skip", "window", "truncate-left"] | None = None
+    """Conversations longer than the model's context; as in the harvest of the monitor's fit when not given."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    block_turns: int | None = Field(default=None, ge=1)
+    """Turns that are held at a time, whole conversations: 512, of standard input one conversation."""
+    characters: int = Field(default=4000, ge=0)
+    """Most characters of a turn's words that an alert quotes."""
+    device: str = Field(default="cpu", exclude=True)
+    trust_remote_code: bool = Field(default=False, exclude=True)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.files) == (self.index is not None):
+            raise ValueError("name chat files, or an index, and not both")
+        if self.files and (self.sae is None or not self.model):
+            raise ValueError("chat files are read by the model: give sae and model, or index them and give index")
+        return self
+
+
+class MonitorDriftConfig(Config):
+    """Settings of a drift report; :func:`turnscope.audit.monitors.drift.run` takes one."""
+
+    monitor: Path
+    index: Path
+    """An index of the turns to hold against the monitor's reference, under its dictionary."""
+    where: str = ""
+    """Query of the turns that count; all of the monitor's roles when empty."""
+    splits: tuple[Literal["train", "explain", "eval", "locked"], ...] = ("train", "explain", "eval")
+    transcripts: Path | None = None
+    out: Path | None = None
+    """JSON file that receives the report."""
+    n_boot: int = Field(default=500, ge=100)
+    seed: int = 0

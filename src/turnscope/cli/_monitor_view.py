@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from turnscope.artifacts.text import visible
@@ -11,6 +11,7 @@ from turnscope.stats import Estimate, Withheld
 
 if TYPE_CHECKING:
     from turnscope.audit.monitors.contenders import Contender
+    from turnscope.audit.monitors.drift import DriftResult
     from turnscope.audit.monitors.fit import FitResult
 
 _WORDS = 300
@@ -67,24 +68,39 @@ def _short(figure: Estimate | Withheld) -> str:
     return f"{figure.value:.2f} [{figure.low:.2f},{figure.high:.2f}]"
 
 
-def print_alerts(alerts: Iterable[Mapping[str, Any]], most: int | None) -> int:
-    """Alerts as a list, each with its evidence; how many there were in all."""
-    n = 0
-    for n, alert in enumerate(alerts, 1):
-        if most is not None and n > most:
-            continue
-        place = f"{alert['conversation_id']} turn {alert['turn']} ({alert['role']})"
-        share = alert.get("score_percentile")
-        usual = "" if share is None else f", above {share:.4g} % of the reference"
-        print(f"{visible(place)}: score {alert['score']:.4g} over {alert['threshold']:.4g}{usual}")
-        for each in alert["features"]:
-            at = "" if each["percentile"] is None else f" ({each['percentile']:.3g} % of its active turns at or below)"
-            said = f"  {each['explanation']}" if each.get("explanation") else ""
-            print(f"    F{each['feature']} {each['value']:.4g}{at}{visible(said)}")
-        text = alert.get("text")
-        if text is not None:
-            print(f"    > {visible(text[:_WORDS])}{'…' if len(text) > _WORDS else ''}")
-    return n
+def print_alert(alert: Mapping[str, Any]) -> None:
+    """One alert with its evidence."""
+    place = f"{alert['conversation_id']} turn {alert['turn']} ({alert['role']})"
+    share = alert.get("score_percentile")
+    usual = "" if share is None else f", at {share:.4g} % of the reference"
+    print(f"{visible(place)}: score {alert['score']:.4g} over {alert['threshold']:.4g}{usual}")
+    for each in alert["features"]:
+        at = "" if each["percentile"] is None else f", at {each['percentile']:.3g} % of its active turns"
+        said = each.get("explanation") or ""
+        print(f"    F{each['feature']} {each['value']:.4g}{at}{'  ' if said else ''}{visible(said)}")
+    text = alert.get("text")
+    if text is not None:
+        print(f"    > {visible(text[:_WORDS])}{'…' if len(text) > _WORDS else ''}")
+
+
+def print_drift(result: DriftResult) -> None:
+    """What has moved, in a table and in words."""
+    from turnscope.cli._spans_view import console
+
+    print(
+        f"{result.n_turns:,} turns of {result.n_conversations:,} conversations "
+        f"against {result.reference_turns:,} turns of the reference"
+    )
+    gap = f"largest gap {result.ks:.3f} [{result.ks_low:.3f}, {result.ks_high:.3f}]"
+    stability = f"PSI {result.psi:.3f} [{result.psi_low:.3f}, {result.psi_high:.3f}]"
+    print(f"scores: {stability}, by chance up to {result.psi_chance:.3f}; {gap}: {result.word}")
+    table = _table(["share of turns", "now", "reference", "q", ""])
+    for each in result.shares:
+        name = "with an alert" if each.name == "alerts" else f"with {each.name}"
+        now = f"{each.now:.4f} [{each.low:.4f},{each.high:.4f}]"
+        table.add_row(name, now, f"{each.reference:.4f}", f"{each.q:.2g}", each.word)
+    console().print(table)
+    print(visible(result.words))
 
 
 def _table(names: list[str]) -> Any:

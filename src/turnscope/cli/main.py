@@ -18,6 +18,7 @@ from turnscope.cli import (
     diff,
     find,
     index,
+    monitor,
     persona,
     query,
     run,
@@ -57,6 +58,7 @@ app.command(find.find, name="find")
 app.command(contrast.contrast, name="contrast")
 app.command(persona.persona, name="persona")
 app.command(diff.diff, name="diff")
+app.command(monitor.monitor)
 app.command(stages.evaluate, name="evaluate")
 app.command(convert.convert, name="convert")
 app.command(store.verify, name="verify")

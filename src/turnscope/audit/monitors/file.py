@@ -133,6 +133,7 @@ class FeatureTable(Config):
     n_active: int = Field(ge=0)
     quantiles: tuple[FiniteFloat, ...] = ()
     """Its active values at 0, 10, ..., 100 percent."""
+    explanation: str = ""
 
 
 class ReferenceTable(Config):

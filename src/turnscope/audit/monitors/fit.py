@@ -44,6 +44,7 @@ from turnscope.audit.monitors.labelled import Labelled, find_labelled
 from turnscope.audit.monitors.reference import reference_of
 from turnscope.audit.monitors.scoring import settle
 from turnscope.audit.readings import Readings
+from turnscope.features.query.errors import did_you_mean
 from turnscope.features.query.result import Querier
 from turnscope.features.store import FeatureIndex, open_index
 from turnscope.stats import Estimate, Withheld
@@ -159,6 +160,28 @@ def _monitor(config: MonitorFitConfig, readings: Readings, fitting: Labelled, mi
         ),
     )  # fmt: skip
     return monitor.model_copy(update={"reference": reference_of(monitor, readings, config.splits)})
+
+
+def new(
+    index: Path, rule: str, out: Path, *, name: str = "", description: str = "",
+    roles: tuple[str, ...] = ("assistant",), activations: Path | None = None, transcripts: Path | None = None,
+) -> Monitor:  # fmt: skip
+    """Write a monitor from a rule as it stands, with a reference and no figures. Raises as `run`."""
+    opened = open_index(index, transcripts)
+    readings = Readings(opened, activations)
+    known = sorted(set(opened.turns["role"].to_pylist()))
+    for role in roles:
+        if role not in known:
+            fix = did_you_mean(role, known) or f"roles here: {', '.join(known)}"
+            raise ConfigError(f"no turn of the index is of the role {role}", where=index, fix=fix)
+    monitor = Monitor(
+        name=name or out.stem, description=description, roles=roles, dictionary=dictionary_of(opened),
+        reading=reading_of(readings), rule=RuleTable(query=settle(rule, opened).query),
+    )  # fmt: skip
+    splits = sorted(set(opened.turns["split"].to_pylist()) - {"locked"}) or ["locked"]
+    monitor = monitor.model_copy(update={"reference": reference_of(monitor, readings, splits)})
+    write_monitor(monitor, out)
+    return monitor
 
 
 def dictionary_of(index: FeatureIndex) -> DictionaryTable:

@@ -39,6 +39,8 @@ def reference_of(monitor: Monitor, readings: Readings, splits: Sequence[str]) ->
         raise DataError(f"no turn of {', '.join(splits)} is of {', '.join(monitor.roles)}", where=index.artifact.path)
     scores_R = monitor.scorer.scores(index)[rows]
     clusters_R = readings.clusters(rows)
+    explained = index.explanations()
+    said = dict(zip(explained["feature"].to_pylist(), explained["text"].to_pylist(), strict=True))
     alerts = worth = None
     if monitor.threshold is not None:
         alert_R = scores_R > monitor.threshold
@@ -47,15 +49,15 @@ def reference_of(monitor: Monitor, readings: Readings, splits: Sequence[str]) ->
         index=index.artifact.fingerprint, splits=tuple(splits), n_turns=len(rows),
         n_conversations=len(np.unique(clusters_R)), n_alerts=alerts, n_alerts_worth=worth,
         scores=tuple(map(_short, percentiles(capped(scores_R), _SCORES).tolist())),
-        features=tuple(_feature(index, feature, rows) for feature in monitor.scorer.features),
+        features=tuple(_feature(index, each, rows, said.get(each) or "") for each in monitor.scorer.features),
     )  # fmt: skip
 
 
-def _feature(index: FeatureIndex, feature: int, rows: NDArray[np.int64]) -> FeatureTable:
+def _feature(index: FeatureIndex, feature: int, rows: NDArray[np.int64], said: str) -> FeatureTable:
     values = index.matrix([feature], rows)[:, 0]
     active = values[values > 0].astype(np.float64)
     quantiles = tuple(map(_short, percentiles(active, _VALUES).tolist())) if len(active) else ()
-    return FeatureTable(feature=feature, n_active=len(active), quantiles=quantiles)
+    return FeatureTable(feature=feature, n_active=len(active), quantiles=quantiles, explanation=said)
 
 
 def percentiles(values: Any, n: int) -> Floats:
