@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import index_support as support
 import numpy as np
@@ -19,7 +20,22 @@ from turnscope.features.sorting import plan_groups, sort_by_feature
 from turnscope.features.store import open_index
 
 
-def dense(index, n_features: int) -> np.ndarray:
+@pytest.mark.parametrize("pool", ["mean", "sum"])
+def test_token_codes_are_pooled_as_asked(token_world: support.World, tmp_path: Path, pool: str) -> None:
+    config = token_world.config("x").model_copy(update={"out": tmp_path / pool, "pool": pool})
+    index = run(config).open()
+    found = dense(index, support.F)
+    for row in range(index.n_turns):
+        numbers, features, values = index.turn_tokens(row)
+        expected = np.zeros(support.F)
+        np.add.at(expected, features, values)
+        if pool == "mean":  # tokens without codes are sinks, or count with 0
+            _, positions = index.token_ids(row)
+            expected /= sum(1 for number in range(len(positions)) if number in numbers or positions[number] > 0)
+        np.testing.assert_allclose(found[row], expected, rtol=1e-5)
+
+
+def dense(index: Any, n_features: int) -> Any:
     out = np.zeros((index.n_turns, n_features), np.float32)
     for feature in range(n_features):
         rows, values = index.feature_turns(feature)

@@ -15,6 +15,7 @@ def index(
     splits: Annotated[
         tuple[Literal["train", "explain", "eval", "locked"], ...], Parameter(consume_multiple=True)
     ] = ("train", "explain", "eval"),
+    pool: Literal["max", "mean", "sum"] = "max",
     neighbours: int = 10, cofiring_turns: int = 100_000, word_turns: int = 20_000, outlier_norm: float = 10.0,
     model: str = "", logits: bool = True, scramble_turns: int = 0, neuron_turns: int = 0,
     map: Literal["pca", "umap"] = "pca",  # noqa: A002
@@ -39,6 +40,8 @@ def index(
         Folder of the index.
     splits
         Turns that are indexed. The locked ones are left out unless named.
+    pool
+        A turn's value of a token feature: the largest one of its tokens, their mean or their sum.
     neighbours
         Decoder neighbours and co-firing partners kept for each feature.
     cofiring_turns
@@ -72,7 +75,8 @@ def index(
     from turnscope.features.index import run
 
     config = IndexConfig(
-        activations=activations, sae=sae, transcripts=transcripts, out=out, splits=splits, neighbours=neighbours,
+        activations=activations, sae=sae, transcripts=transcripts, out=out, splits=splits, pool=pool,
+        neighbours=neighbours,
         cofiring_turns=cofiring_turns, word_turns=word_turns, outlier_norm=outlier_norm, model=model, map=map,
         logits=logits, scramble_turns=scramble_turns, neuron_turns=neuron_turns, seed=seed,
         block_turns=block_turns, memory_entries=memory_entries,

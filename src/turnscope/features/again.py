@@ -25,7 +25,7 @@ from turnscope.transcripts.conversation import Conversation
 from turnscope.transcripts.store import TranscriptStore
 
 if TYPE_CHECKING:
-    from turnscope.features.encode import Block, Dictionary
+    from turnscope.features.encode import Block, Dictionary, Pool
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -95,7 +95,9 @@ class Rereader:
             rows.append(rows_of[number])
         return Reading(np.asarray(rows, np.int64), alone)
 
-    def encode(self, reading: Reading, dictionary: Dictionary, most_norm: float) -> tuple[Floats, Block]:
+    def encode(
+        self, reading: Reading, dictionary: Dictionary, most_norm: float, pool: Pool = "max"
+    ) -> tuple[Floats, Block]:
         """Means (P, D) of turns as a store would give them back, and their codes."""
         made = compute(reading.shard, self.subject, self.config, [self.site], on_batch=_ignore, log=_say_nothing)
         mean_PD = self._means(reading.shard.turns, made[self.site])
@@ -105,7 +107,7 @@ class Rereader:
         lengths_P = np.asarray([len(turn.token_ids) for turn in reading.shard.turns], np.int64)
         keep_T = np.linalg.norm(tokens_TD, axis=1) <= most_norm
         keep_T &= np.concatenate([turn.token_positions for turn in reading.shard.turns]) > 0
-        return mean_PD, dictionary.encode(mean_PD, tokens_TD, lengths_P, keep_T)
+        return mean_PD, dictionary.encode(mean_PD, tokens_TD, lengths_P, keep_T, pool)
 
     def require_same(self, mean_PD: Floats, activation_rows_P: Ints) -> None:
         """IntegrityError when most turns come out otherwise than they were stored: two things would be compared."""

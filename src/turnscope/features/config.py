@@ -23,6 +23,9 @@ class IndexConfig(Config):
     out: Path
     splits: tuple[Split, ...] = Field(default=("train", "explain", "eval"), min_length=1)
     """Turns that are indexed. `locked` is for the last test of a finished claim, so it is left out unless named."""
+    pool: Literal["max", "mean", "sum"] = "max"
+    """A turn's value of a token feature: the largest one of its stored tokens, their mean (silent tokens count with 0),
+    or their sum."""
     dense: float = Field(default=0.5, gt=0, le=1)
     """A feature that fires on more than this share of turns is flagged dense."""
     outlier_norm: float = Field(default=10.0, gt=1)

@@ -21,6 +21,7 @@ from turnscope.sae import SAEConfig, SparseAutoencoder, SparseCodes
 from turnscope.sae.nested import NestedSAE, is_nested
 
 Ints = NDArray[np.int64]
+Pool = Literal["max", "mean", "sum"]
 
 
 class Csr(NamedTuple):
@@ -84,8 +85,9 @@ class Dictionary:
         return torch.nn.functional.normalize(stacked, dim=1).numpy()
 
     def encode(
-        self, mean_ND: NDArray[np.float32], tokens_TD: NDArray[np.float32] | None, lengths_N: Ints, keep_T: Any
-    ) -> Block:
+        self, mean_ND: NDArray[np.float32], tokens_TD: NDArray[np.float32] | None, lengths_N: Ints, keep_T: Any,
+        pool: Pool = "max",
+    ) -> Block:  # fmt: skip
         """Codes of some turns from their means and stored tokens; tokens that are not kept get none."""
         turns = _csr(self.blocks["turn"].encode(mean_ND)) if "turn" in self.blocks else None
         if self.unit == "turn":
@@ -95,7 +97,8 @@ class Dictionary:
         if self.nested is not None:
             tokens = self.nested.read_by_tokens(tokens, lengths_N, mean_ND)
         codes = self._of_tokens(tokens, keep_T)
-        pooled = strongest(codes, lengths_N, self.n_features)
+        kept_N = np.bincount(np.repeat(np.arange(len(lengths_N)), lengths_N), keep_T, len(lengths_N))
+        pooled = pool_tokens(codes, lengths_N, kept_N, self.n_features, pool)
         return Block(pooled if turns is None else beside(turns, pooled), codes, int((~keep_T).sum()))
 
     def _of_tokens(self, tokens_TD: Tensor, keep_T: NDArray[np.bool_]) -> Csr:
@@ -109,15 +112,18 @@ def _csr(codes: SparseCodes) -> Csr:
     return Csr(codes.l0_N().numpy(), codes.indices_E.numpy(), codes.values_E.numpy())
 
 
-def strongest(tokens: Csr, lengths_N: Ints, n_features: int) -> Csr:
-    """A turn's value of a feature is the largest one of its tokens."""
+def pool_tokens(tokens: Csr, lengths_N: Ints, kept_N: NDArray[Any], n_features: int, pool: Pool) -> Csr:
+    """A turn's value of a feature: the largest one of its tokens, their sum, or their sum over the tokens kept."""
     turn_of_T = np.repeat(np.arange(len(lengths_N)), lengths_N)
     keys_E = np.repeat(turn_of_T, tokens.counts) * n_features + tokens.features_E
     order_E = np.argsort(keys_E, kind="stable")
     keys_E = keys_E[order_E]
     starts = np.flatnonzero(np.diff(keys_E, prepend=-1))
-    values = np.maximum.reduceat(tokens.values_E[order_E], starts) if len(starts) else tokens.values_E[:0]
+    meet = np.maximum if pool == "max" else np.add
+    values = meet.reduceat(tokens.values_E[order_E], starts) if len(starts) else tokens.values_E[:0]
     turns, features = np.divmod(keys_E[starts], n_features)
+    if pool == "mean":
+        values = (values / kept_N[turns]).astype(np.float32)
     return Csr(np.bincount(turns, minlength=len(lengths_N)), features.astype(np.int32), values)
 
 

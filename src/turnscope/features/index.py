@@ -152,7 +152,7 @@ def _make(
     write_table(draft, FEATURES, features)
     facts: dict[str, Any] = {
         **sampled, "word_turns": n_read,
-        "unit": dictionary.unit, "n_turns": turns.num_rows, "n_features": dictionary.n_features,
+        "unit": dictionary.unit, "pool": config.pool, "n_turns": turns.num_rows, "n_features": dictionary.n_features,
         "n_turn_features": dictionary.n_turn_features, "n_tokens": counts.n_tokens, "site": dictionary.config.site,
     }  # fmt: skip
     write_json(draft.path / FACTS, facts)
@@ -182,7 +182,8 @@ def _read_again(
         long_N = turns["n_tokens"].to_numpy() >= LEAST_TOKENS
         rows = pick_rows(written, plain_N & long_N, config.scramble_turns, config.seed)
         norm = postings.most_norm if dictionary.unit == "token" else 0.0
-        write_table(draft, SCRAMBLE, scramble_table(rereader, dictionary, written, turns, rows, norm, config.seed))
+        table = scramble_table(rereader, dictionary, written, turns, rows, norm, config.pool, config.seed)
+        write_table(draft, SCRAMBLE, table)
     if config.neuron_turns and not (draft.path / NEURONS).exists():
         rows = sample_rows(plain_N, config.neuron_turns, config.seed)
         by_max, scratch = dictionary.unit == "token", draft.work / "neurons"

@@ -148,7 +148,7 @@ class Postings:
         tokens_TD = self._store.tokens_TD(rows_T)
         keep_T = np.linalg.norm(tokens_TD, axis=1) <= self.most_norm
         keep_T &= self._store.token_positions_T(rows_T) > 0
-        return self._dictionary.encode(mean_ND, tokens_TD, lengths_N, keep_T)
+        return self._dictionary.encode(mean_ND, tokens_TD, lengths_N, keep_T, self._config.pool)
 
     def _token_facts(self, start: int, end: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         if not self._with_tokens:

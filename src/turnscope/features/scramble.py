@@ -19,7 +19,7 @@ from turnscope.features.again import Rereader, altered
 from turnscope.harvest.pool import Row
 
 if TYPE_CHECKING:
-    from turnscope.features.encode import Csr, Dictionary
+    from turnscope.features.encode import Csr, Dictionary, Pool
     from turnscope.features.relations import Codes
 
 Ints = NDArray[np.int64]
@@ -53,8 +53,9 @@ def pick_rows(index: Codes, usable_N: NDArray[np.bool_], most: int, seed: int) -
 
 
 def scramble_table(
-    rereader: Rereader, dictionary: Dictionary, index: Codes, turns: pa.Table, rows: Ints, most_norm: float, seed: int
-) -> pa.Table:
+    rereader: Rereader, dictionary: Dictionary, index: Codes, turns: pa.Table, rows: Ints, most_norm: float,
+    pool: Pool, seed: int,
+) -> pa.Table:  # fmt: skip
     """What scrambling does to each feature: (feature, turns, kept, value_kept, gained, other_turns).
 
     `turns` are those read on which it fires as they are; `kept` the share of these on which it still fires;
@@ -69,10 +70,10 @@ def scramble_table(
             bar.advance(0)
             if not len(reading.rows):
                 continue
-            mean_PD, plain = rereader.encode(reading, dictionary, most_norm)
+            mean_PD, plain = rereader.encode(reading, dictionary, most_norm, pool)
             rereader.require_same(mean_PD, turns["activation_row"].to_numpy()[reading.rows])
             other = altered(reading, lambda row, sequence: scrambled(sequence, seed, row))
-            _, mixed = rereader.encode(other, dictionary, most_norm)
+            _, mixed = rereader.encode(other, dictionary, most_norm, pool)
             _count(counts, plain.turns, mixed.turns, n)
             n_read += len(reading.rows)
             bar.advance(len(reading.rows))
