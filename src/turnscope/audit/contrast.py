@@ -34,11 +34,11 @@ from turnscope.stats.multiple import benjamini_hochberg
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 Side = Literal["a", "b"]
 
 KIND = "contrast"
 FILE, TABLE = "contrast.json", "features.parquet"
-_MOST_CONFOUNDED = 10  # features of each direction that are held against confounds
 
 
 @dataclass(frozen=True)
@@ -175,22 +175,16 @@ class _Judged:
 
     def features(self, choose: Separation, judge: Separation) -> list[dict[str, Any]]:
         """The features chosen in each direction, judged."""
-        chosen: list[tuple[Side, int, int]] = []
-        sides: tuple[Side, Side] = ("a", "b")
-        for side in sides:
-            best = best_of(choose, side, self.config.top, self._excluded)
-            chosen.extend((side, rank, int(feature)) for rank, feature in enumerate(best.tolist()))
+        chosen, q = tried(choose, judge, self.config.top, self._excluded)
         picked = np.array([feature for _, _, feature in chosen], np.int64)
-        p = judge.p_F[picked]
-        q = np.full(len(p), np.nan)
-        q[np.isfinite(p)] = benjamini_hochberg(p[np.isfinite(p)])
         explained = self._explained(set(picked.tolist()))
         rows: list[dict[str, Any]] = []
         for (side, rank, feature), q_value in zip(chosen, q.tolist(), strict=True):
             values_N = self.index.matrix([feature], self.rows_N)[:, 0]
             row = self._feature(feature, side, values_N, judge)
             row |= {"rank": rank, "chosen_auroc": _toward(choose.auroc_F[feature], side), "q": q_value}
-            row["within"] = self._within(values_N, side, row["auroc"]) if rank < _MOST_CONFOUNDED else []
+            is_best = row["auroc"] == max(_toward(judge.auroc_F[f], side) for s, _, f in chosen if s == side)
+            row["within"] = self._within(values_N, side, row["auroc"], 200 if is_best else 0)
             row["confounded_by"] = [each["name"] for each in row["within"] if each["explains"]]
             row["differs"] = q_value <= self.config.fdr and row["auroc"] > 0.5
             row["separates"] = bool(row["differs"] and row["auroc"] >= self.config.least)
@@ -214,12 +208,17 @@ class _Judged:
             "conversations": int(judge.conversations_F[feature]),
         }  # fmt: skip
 
-    def _within(self, values_N: NDArray[Any], side: Side, auroc: float) -> list[dict[str, Any]]:
-        """The AUROC among turns that are alike; `explains` where at most half of its distance from one half is left."""
+    def _within(self, values_N: NDArray[Any], side: Side, auroc: float, n_boot: int) -> list[dict[str, Any]]:
+        """The AUROC among turns that are alike; `explains` where at most half of its distance from one half is left.
+
+        Intervals take time, so only the best feature of each direction has them.
+        """
         found: list[dict[str, Any]] = []
         mine_N = self.is_a_N if side == "a" else ~self.is_a_N
         for confound, _ in self._confounds:
-            within = auroc_within(values_N, mine_N, confound.stratum_N, self.clusters_N, seed=self.config.seed)
+            within = auroc_within(
+                values_N, mine_N, confound.stratum_N, self.clusters_N, n_boot=n_boot, seed=self.config.seed
+            )
             explains = isinstance(within, Estimate) and auroc > 0.5 and within.value - 0.5 < (auroc - 0.5) / 2
             found.append({"name": confound.name, **_figures(within), "explains": explains})
         return found
@@ -255,8 +254,9 @@ class _Judged:
     def _give_words(self, rows: list[dict[str, Any]]) -> None:
         examples = [each for row in rows for each in (*row["against"], *row["silent"])]
         known = self.index.turns.select(["conversation_id", "turn", "role", "labels"])
+        places = pa.array([each["row"] for each in examples], pa.int64())
         reach: dict[str, set[int]] = {}
-        for each, facts in zip(examples, known.take([each["row"] for each in examples]).to_pylist(), strict=True):
+        for each, facts in zip(examples, known.take(places).to_pylist(), strict=True):
             each |= {**facts, "labels": json.loads(facts["labels"] or "{}")}
             reach.setdefault(each["conversation_id"], set()).add(each["turn"])
         said = words_of(self.index.transcripts, reach) if self.index.transcripts is not None else {}
@@ -276,6 +276,24 @@ def best_of(choose: Separation, side: Side, most: int, excluded: frozenset[int] 
     return order[usable_F[order]][:most]
 
 
+def tried(
+    choose: Separation, judge: Separation, most: int, excluded: frozenset[int] = frozenset()
+) -> tuple[list[tuple[Side, int, int]], Floats]:
+    """(side, rank, feature) of the best of each direction on the choosing turns, and their q on the judged ones.
+
+    Only these are tested, so only these are corrected for. NaN where a feature fires in too few conversations.
+    """
+    sides: tuple[Side, Side] = ("a", "b")
+    chosen: list[tuple[Side, int, int]] = []
+    for side in sides:
+        best = best_of(choose, side, most, excluded)
+        chosen.extend((side, rank, int(feature)) for rank, feature in enumerate(best.tolist()))
+    p = judge.p_F[[feature for _, _, feature in chosen]] if chosen else np.zeros(0)
+    q = np.full(len(p), np.nan)
+    q[np.isfinite(p)] = benjamini_hochberg(p[np.isfinite(p)])
+    return chosen, q
+
+
 def _toward(auroc: float, side: Side) -> float:
     return float(auroc if side == "a" else 1 - auroc)
 
@@ -283,7 +301,7 @@ def _toward(auroc: float, side: Side) -> float:
 def _figures(found: Estimate | Withheld) -> dict[str, Any]:
     if isinstance(found, Withheld):
         return {"auroc": None, "ci": None, "withheld": found.reason}
-    return {"auroc": found.value, "ci": list(found.ci)}
+    return {"auroc": found.value, "ci": None if math.isnan(found.low) else list(found.ci)}
 
 
 def _table(choose: Separation, judge: Separation) -> pa.Table:

@@ -25,11 +25,13 @@ def _main(report: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     found = [row for row in rows if row["separates"]]
     alone = [row for row in found if not row["confounded_by"]]
     if alone:
-        first = max(alone, key=lambda row: row["auroc"])
+        # the first by the turns they were chosen on: the best of several on judged turns would flatter itself
+        first = max(alone, key=lambda row: row["chosen_auroc"])
         many = f"{len(found)} features separate" if len(found) > 1 else "One feature separates"
-        return f"{many} A from B on turns they were not chosen on; best {_said(first)}."
+        they = "they were" if len(found) > 1 else "it was"
+        return f"{many} A from B on turns {they} not chosen on; first {_said(first)}."
     if found:
-        first = max(found, key=lambda row: row["auroc"])
+        first = max(found, key=lambda row: row["chosen_auroc"])
         names = " and ".join(first["confounded_by"][:3])
         return (
             f"No feature separates A from B beyond {names}: the best, {_said(first)}, loses at least half of its "
