@@ -127,6 +127,37 @@ def test_numbers_on_the_command_line() -> None:
         whole_numbers("2.5", "k")
 
 
+def test_the_picture_has_a_row_for_each_k_and_every_width(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import figure as figures
+
+    from turnscope.training.sweep_plot import plot
+
+    drawn: list[Any] = []
+
+    class Figure(figures.Figure):
+        def savefig(self, *arguments: Any, **named: Any) -> None:
+            drawn.append(self)
+            super().savefig(*arguments, **named)
+
+    rows = [
+        {"architecture": "topk", "k": k, "n_features": width, "flops": width * 10.0**n, "loss": 1 / (width * n * k)}
+        for k in (4, 8) for width in (16, 32) for n in (1, 2, 3)
+    ]  # fmt: skip
+    law = {"values": {"a": 2.0, "b": 0.1, "c": 0.0}}
+    iso = [{"flops": 160.0, "n_features": 16, "loss": 0.5}, {"flops": 160.0, "n_features": 32, "loss": 0.4}]
+    laws = {f"topk, k {k}": {"loss_by_compute": law, "iso_compute": iso} for k in (4, 8)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "Figure", Figure)
+        path = plot({"rows": rows, "laws": laws}, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    left, right, *others = drawn[0].axes
+    assert len(others) == 2
+    assert [line.get_label() for line in left.lines] == ["F 16", "F 32", "2 C^-0.1 + 0"]
+    assert list(left.lines[0].get_ydata()) == [row["loss"] for row in rows[:3]]
+    assert list(right.lines[0].get_ydata()) == [0.5, 0.4]
+
+
 def test_without_matplotlib_there_is_a_table_and_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
