@@ -200,6 +200,7 @@ def test_nothing_in_common_and_nothing_explained(world: Path, chats: list[suppor
         run(config(world, tmp_path / "out", before=first, after=second, splits=("train", "explain", "eval", "locked")))
     dead: SparseAutoencoder = support.identity()
     dead.threshold_F.fill_(1e9)
+    dead.b_dec_D.data.fill_(100.0)
     support.save_sae(tmp_path / "dead", dead)
     with pytest.raises(DataError, match="explained well enough"):
         run(config(world, tmp_path / "none", sae=tmp_path / "dead"))
