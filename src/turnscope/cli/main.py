@@ -18,6 +18,7 @@ from turnscope.cli import (
     diff,
     find,
     index,
+    label,
     monitor,
     persona,
     query,
@@ -52,6 +53,7 @@ app.command(train.train, name="train")
 app.command(sweep.sweep, name="sweep")
 app.command(index.index, name="index")
 app.command(index.features)
+app.command(label.label, name="label")
 app.command(query.query, name="query")
 app.command(query.search, name="search")
 app.command(find.find, name="find")

@@ -96,15 +96,17 @@ def query(
 
 
 def search(
-    index: Path, words: str, /, *, limit: int = _SHOWN,
+    index: Path, words: str, /, *, by: Literal["words", "meaning"] = "words", limit: int = _SHOWN,
     output_format: Annotated[Literal["table", "jsonl"], Parameter(name="--format")] = "table",
 ) -> None:  # fmt: skip
-    """Find features by the words of their explanations.
+    """Find features by the words of their explanations, or by their meaning.
 
     Words are cut to their stems, the last one may be the beginning of a word; without a feature that has them all,
-    those that have some are shown.
+    those that have some are shown. By meaning, the explanations nearest to the words are shown, with their cosine.
 
     Example: turnscope search runs/mine/features/turn 'polite refusal'
+
+    Example: turnscope search runs/mine/features/turn 'says that it will not help' --by meaning
 
     Parameters
     ----------
@@ -112,13 +114,15 @@ def search(
         A feature index (turnscope index).
     words
         What to look for.
+    by
+        words, or meaning: by sentence embeddings (extra minilm), made once and kept beside the explanations.
     limit
         At most this many features.
     output_format
         table or jsonl.
     """
     from turnscope.features.query.explanations import searching, without_twins
-    from turnscope.features.store import open_index
+    from turnscope.features.store import EXPLANATIONS, open_index
 
     opened = open_index(index)
     explanations = opened.explanations()
@@ -126,12 +130,19 @@ def search(
         raise ConfigError(
             "no feature of this index has an explanation", where=index, fix="give it some: turnscope label"
         )
-    with searching(explanations) as found:
-        best = list(without_twins(found.find(words, limit)).values())
+    if by == "meaning":
+        from turnscope.features.meaning import MeaningSearch
+        from turnscope.models.sentences import MODEL, MiniLM
+
+        found = MeaningSearch(explanations, opened.artifact.path, MiniLM(), MODEL).find(words, limit)
+    else:
+        with searching(explanations, opened.artifact.path / EXPLANATIONS) as held:
+            found = held.find(words, limit)
+    best = list(without_twins(found).values())
     known = opened.features.select(["feature", "n_turns", "density", "max"]).to_pylist()
     facts = {row["feature"]: row for row in known}
-    rows = [{**facts.get(each.feature, {"feature": each.feature}), "explanation": each.text, "source": each.source}
-            for each in best]  # fmt: skip
+    rows = [{**facts.get(each.feature, {"feature": each.feature}), "explanation": each.text, "source": each.source,
+             "score": each.score} for each in best]  # fmt: skip
     if output_format == "jsonl":
         return _unbroken(lambda: _lines(rows, sys.stdout))
     return _unbroken(lambda: _print_features(rows, f"{len(rows):,} of {len(facts):,} features", opened.n_turns))
@@ -249,10 +260,11 @@ def _print_table(tables: Iterator[pa.Table]) -> None:
 def _print_features(rows: list[dict[str, Any]], title: str, n_turns: int) -> None:
     from rich.text import Text
 
-    table = _new_table(["feature", f"turns of {n_turns:,}", "max", "explanation", "source"])
+    table = _new_table(["feature", f"turns of {n_turns:,}", "max", "explanation", "source", "score"])
     for row in rows:
         cells = [f"F{row['feature']}", f"{row.get('n_turns') or 0:,}", _cell("max", row.get("max"))]
-        table.add_row(*(Text(cell) for cell in (*cells, visible(row["explanation"]), visible(row["source"]))))
+        said = visible(row["explanation"]), visible(row["source"]), f"{row['score']:.3g}"
+        table.add_row(*(Text(cell) for cell in (*cells, *said)))
     if rows:
         _screen().print(table)
     print(title, file=sys.stderr)

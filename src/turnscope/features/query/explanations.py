@@ -1,4 +1,4 @@
-"""Searching what features are said to mean, by their words: SQLite's FTS5, in memory or in a file of its own.
+"""Searching what features are said to mean, by their words: SQLite's FTS5, in memory or in a file beside them.
 
 Words are cut to their English stems (refuses finds refused), accents and case do not matter.
 """
@@ -11,17 +11,19 @@ import sqlite3
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from turnscope.artifacts.errors import ConfigError, StorageError
+from turnscope.artifacts import ConfigError, StorageError, atomic_path, file_sha256
 
 _CHARACTERS, _WORDS = 2_000, 32
 _RANKED = 20_000  # explanations; ranking all that have a word such as "the" takes seconds of a million
 _WORD = re.compile(r"\w+")
 # Rows are read in blocks, so that a million explanations are not all Python objects at once.
 _BLOCK = 50_000
+_KEPT = 2_000  # explanations; a search of fewer is made faster than a file is found
 
 
 class Found(NamedTuple):
@@ -57,6 +59,17 @@ class ExplanationSearch:
                     self._base.executemany("INSERT INTO explanations VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
             raise StorageError(f"the explanations cannot be indexed: {error}", where=path or "memory") from error
+
+    @classmethod
+    def reopen(cls, path: Path) -> ExplanationSearch:
+        """One that was kept in a file, for reading. Raises StorageError when it cannot be read."""
+        self = cls.__new__(cls)
+        try:
+            self._base = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, check_same_thread=False)
+            self._base.execute("SELECT rowid FROM explanations LIMIT 1").fetchall()
+        except sqlite3.Error as error:
+            raise StorageError(f"the kept search cannot be read: {error}", where=path) from error
+        return self
 
     def find(self, words: str, limit: int = 20) -> list[Found]:
         """The explanations with all of the words, the best first.
@@ -94,13 +107,36 @@ class ExplanationSearch:
 
 
 @contextlib.contextmanager
-def searching(explanations: pa.Table) -> Generator[ExplanationSearch]:
-    """A search in memory, closed at the end."""
-    search = ExplanationSearch(explanations)
+def searching(explanations: pa.Table, kept: Path | None = None) -> Generator[ExplanationSearch]:
+    """A search, closed at the end.
+
+    Args:
+        explanations: the table.
+        kept: the file that it was read from. Of many explanations the search is then kept beside it, for the next
+            time, under a name that holds the file's hash; where nothing can be written, in memory as without.
+    """
+    search = ExplanationSearch(explanations) if kept is None or len(explanations) < _KEPT else _kept(explanations, kept)
     try:
         yield search
     finally:
         search.close()
+
+
+def _kept(explanations: pa.Table, file: Path) -> ExplanationSearch:
+    name = f".{file.stem}.search-{file_sha256(file)[:16]}.sqlite"
+    path = file.with_name(name)
+    if path.exists():
+        with contextlib.suppress(StorageError):
+            return ExplanationSearch.reopen(path)
+    try:
+        with atomic_path(path) as temp:
+            ExplanationSearch(explanations, temp).close()
+        for old in file.parent.glob(f".{file.stem}.search-*.sqlite"):
+            if old != path:
+                old.unlink(missing_ok=True)
+        return ExplanationSearch.reopen(path)
+    except (StorageError, OSError):
+        return ExplanationSearch(explanations)
 
 
 def without_twins(found: list[Found]) -> Mapping[int, Found]:
