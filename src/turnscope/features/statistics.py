@@ -150,8 +150,7 @@ def _values(group: Group, bins: int) -> dict[str, Any]:
     """Exact quantiles of the values of each feature, and their histogram."""
     n = len(group.ptr) - 1
     local_E = group.local_E()
-    order_E = np.lexsort((group.values_E, local_E)) if n > 1 else np.argsort(group.values_E, kind="stable")
-    sorted_E = group.values_E[order_E]
+    sorted_E = _sorted_within(local_E, group.values_E)
     counts_G = np.diff(group.ptr)
     alive = np.flatnonzero(counts_G)
     last_G = np.zeros(n, np.float32)
@@ -176,6 +175,18 @@ def _values(group: Group, bins: int) -> dict[str, Any]:
         "deciles": pa.FixedSizeListArray.from_arrays(deciles.ravel(), len(DECILES)).cast(pa.list_(pa.float32())),
         "histogram": pa.FixedSizeListArray.from_arrays(histogram.ravel(), bins).cast(pa.list_(pa.int64())),
     }
+
+
+def _sorted_within(local_E: Ints, values_E: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values in ascending order within each feature, features ascending.
+
+    One sort of whole numbers, feature above, value below: several times as fast as sorting by two keys. The bits of
+    floats are ordered as whole numbers once those of negative ones are turned over.
+    """
+    bits_E = (values_E + np.float32(0)).view(np.uint32)
+    ordered_E = np.where(bits_E >> 31, ~bits_E, bits_E | np.uint32(1 << 31))
+    low_E = np.sort((local_E << 32) | ordered_E).astype(np.uint32)  # the upper half is cut off
+    return np.where(low_E >> 31, low_E & np.uint32((1 << 31) - 1), ~low_E).astype(np.uint32).view(np.float32)
 
 
 def _quantile(sorted_E: NDArray[np.float32], ptr: Ints, alive: Ints, q: float) -> NDArray[np.float32]:
