@@ -37,8 +37,8 @@ class FinetuneConfig(Config):
     model: Path = MODEL
     seed: int = 23
     """Of the conversations that are trained on, and of their order."""
-    steps: int = Field(default=300, ge=1)
-    lr: float = Field(default=7e-4, gt=0)
+    steps: int = Field(default=600, ge=1)
+    lr: float = Field(default=1.5e-3, gt=0)
     warmup_steps: int = Field(default=20, ge=1)
     batch_tokens: int = Field(default=1536, ge=64)
     share: float = Field(default=0.5, gt=0, le=1)
