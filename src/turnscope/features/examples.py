@@ -8,6 +8,7 @@ Legend: N turns, E turns on which the feature fires.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -87,6 +88,8 @@ def examples(
 def _near_misses(
     index: FeatureIndex, feature: int, usable_N: NDArray[np.bool_], hashes_N: Ints, most: int
 ) -> list[Example]:
+    if not most:
+        return []
     weights = relatives(index, feature)
     score_N = np.zeros(index.n_turns)
     for other, weight in weights.items():
@@ -99,14 +102,26 @@ def _near_misses(
     # a text on which the feature fires somewhere is no near miss, even where it is silent
     seen = set(hashes_N[firing].tolist())
     found: list[Example] = []
-    for row in np.argsort(-score_N, kind="stable").tolist():
-        if len(found) == most or score_N[row] <= 0:
+    for row in _strongest_first(score_N, 8 * most):
+        if len(found) == most:
             break
         if int(hashes_N[row]) not in seen:
             seen.add(int(hashes_N[row]))
             partners = tuple(other for other in index.turn_features(row)[0].tolist() if other in weights)
             found.append(Example(row, "near_miss", 0.0, 0.0, 0, partners))
     return found
+
+
+def _strongest_first(score_N: NDArray[np.float64], first: int) -> Iterator[int]:
+    """Rows with a score above 0, the largest first, ties by row; the first few without sorting all of them."""
+    rows = np.flatnonzero(score_N)
+    scores = score_N[rows]
+    if len(rows) > first:
+        cut = np.partition(scores, len(rows) - first)[len(rows) - first]
+        ahead = scores >= cut
+        yield from rows[ahead][np.argsort(-scores[ahead], kind="stable")].tolist()
+        rows, scores = rows[~ahead], scores[~ahead]
+    yield from rows[np.argsort(-scores, kind="stable")].tolist()
 
 
 def relatives(index: FeatureIndex, feature: int) -> dict[int, float]:

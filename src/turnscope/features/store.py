@@ -198,11 +198,18 @@ class FeatureIndex:
         if not 0 <= feature < self.n_features:
             raise ConfigError(f"no feature {feature}: there are {self.n_features}", where=str(self.artifact.path))
         if name not in self._tables:
-            self._tables[name] = self.table(name)
-        return self._tables[name].filter(pc.call_function("equal", [self._tables[name]["feature"], feature]))
+            table = self.table(name)
+            features = table["feature"].to_numpy()
+            if (features[1:] < features[:-1]).any():
+                order = np.argsort(features, kind="stable")
+                table, features = table.take(pa.array(order)), features[order]
+            self._tables[name] = table.combine_chunks(), np.searchsorted(features, np.arange(self.n_features + 1))
+        table, first = self._tables[name]
+        return table.slice(first[feature], first[feature + 1] - first[feature])
 
     @cached_property
-    def _tables(self) -> dict[str, pa.Table]:
+    def _tables(self) -> dict[str, tuple[pa.Table, Ints]]:
+        """Tables in order of feature, and where each feature's rows begin."""
         return {}
 
     def query(self, text: str) -> QueryResult:
