@@ -73,8 +73,9 @@ def test_embed_compares_with_both_sides() -> None:
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        ('{"reason": "x", "score": 80}', 80), ('I think: {"reason": "x", "score": 0} done', 0), ("80", None), ("{}", None),
-        ('{"score": 101}', None), ('{"score": true}', None), ('{"score": "80"}', None), ("", None), ('{"score": NaN}', None),
+        ('{"reason": "x", "score": 80}', 80), ('I think: {"reason": "x", "score": 0} done', 0), ("80", None),
+        ("{}", None), ('{"score": 101}', None), ('{"score": true}', None), ('{"score": "80"}', None), ("", None),
+        ('{"score": NaN}', None),
     ],
 )  # fmt: skip
 def test_only_a_score_is_a_score(text: str, score: float | None) -> None:

@@ -92,7 +92,7 @@ def question_test(values_NK: NDArray[np.floating], positive_N: Bools, questions_
             ranks_NK[positive_N & (questions_N == q)].mean(0) - ranks_NK[~positive_N & (questions_N == q)].mean(0)
             for q in both
         ]
-    )
+    ).round(9)  # means of equal ranks differ in their last bits, and a test of such differences means nothing
     still_K = np.ptp(differences_QK, axis=0) == 0  # the t statistic of such a column is 0/0 or endless
     with np.errstate(divide="ignore", invalid="ignore"):
         p_K = np.asarray(cast(Any, ttest_1samp(differences_QK, 0.0, axis=0)).pvalue, np.float64)
