@@ -38,7 +38,7 @@ from turnscope.demo.labeller import ParserLabeller
 from turnscope.evaluation.codes import DictionaryReader
 from turnscope.evaluation.labels import TurnTable, read_turns, trait_labels
 from turnscope.models.sampling import Sampling
-from turnscope.stats import Estimate, Withheld, auroc_all, auroc_ci, permute_labels
+from turnscope.stats import Estimate, Withheld, auroc, auroc_all, auroc_ci, permute_labels
 from turnscope.transcripts import open_transcripts
 
 DEMO_TRAITS = MODEL.parent / "traits"
@@ -250,6 +250,7 @@ class _Fitted:
             "ridge": baselines.fit_ridge(means, part.positive, clusters),
             "5 features": baselines.fit_sparse_probe(codes, part.positive, clusters),
             "words": baselines.fit_words(texts, part.positive, clusters),
+            "length": _Length.of(texts, part.positive),
         }
         return cls(reader, turns, int(order[0]), tuple(order[:10].tolist()), part, scorers, tuple(map(int, shuffled)))
 
@@ -280,6 +281,20 @@ class _Fitted:
             "n": {"with": int(part.positive.sum()), "without": int((~part.positive).sum())},
             "share_fires": float((codes[:, self.feature] > 0).mean()) if len(codes) else None,
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Length:
+    """Characters alone: more of them, or fewer, whichever goes with the trait where it was fitted."""
+
+    sign: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str], positive: Bools) -> _Length:
+        return cls(1 if auroc([len(text) for text in texts], positive) >= 0.5 else -1)
+
+    def score(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        return self.sign * np.array([len(text) for text in texts], np.float64)
 
 
 def _mixed(labels: Bools, clusters: Ints, rng: np.random.Generator) -> Bools:
