@@ -62,7 +62,7 @@ def main() -> int:
 
 def make_demo(out: Path, quick: bool) -> Path:
     size = {"conversations": 1000, "pairs": 400} if quick else {}
-    return run_demo(DemoConfig(out=out, token_sae=False, **size)).path
+    return run_demo(DemoConfig.model_validate({"out": out, "token_sae": False, **size})).path
 
 
 def measure(work: Path, demo: Path, *, quick: bool) -> dict[str, Any]:

@@ -28,10 +28,12 @@ from turnscope.artifacts import (
     sole_writer,
     write_json,
 )
-from turnscope.audit.changes import Changes, Pairs, Tally, intervals, most_changed, moved
+from turnscope.audit.changes import Changes, Moved, Pairs, Tally, intervals, most_changed, moved
 from turnscope.audit.config import DiffConfig
+from turnscope.audit.foregoing import Corpus, foregoing
 from turnscope.audit.pairs import Fit, Matched, Reading, match
 from turnscope.harvest.store import ActivationStore, open_activations
+from turnscope.transcripts.conversation import Conversation
 from turnscope.transcripts.store import TranscriptStore, open_transcripts
 
 if TYPE_CHECKING:
@@ -39,11 +41,13 @@ if TYPE_CHECKING:
 
 KIND = "difference"
 FEATURES, TURNS, WITHHELD, FACTS = "features.parquet", "turns.parquet", "withheld.parquet", "difference.json"
+BEFORE = "before.parquet"
 RENDERING = (
     "site", "roles", "token_set", "pool", "span_policy", "control_tokens", "chat_template", "template", "too_long",
 )  # fmt: skip
 """Settings that both must share, for turns to be the same tokens read at the same place."""
 _TEXT = 1000  # characters of a turn that are kept
+_LOOKED_BEFORE, _EXPLAINED, _SAMPLE = 50, 10, 3000  # turns, features, conversations of the search for phrases
 _WORST = 1000  # withheld turns that are listed
 
 
@@ -67,6 +71,11 @@ class DiffResult:
     def turns(self) -> pa.Table:
         """The most changed turns of the first features, with their words."""
         return pq.ParquetFile(self.artifact.path / TURNS).read()
+
+    @cached_property
+    def before(self) -> pa.Table:
+        """Phrases that stand before the most changed turns of the first features, and before few others."""
+        return pq.ParquetFile(self.artifact.path / BEFORE).read()
 
     @cached_property
     def withheld(self) -> pa.Table:
@@ -235,7 +244,10 @@ def _report(
     order_F = ranking(changes, claimed_F)
     table = _feature_table(config, kept, changes, claimed_F, order_F)
     _write(draft, FEATURES, table)
-    _write(draft, TURNS, _turn_table(config, kept, changes, order_F, texts))
+    shown = order_F[changes.withheld[order_F] == ""][: config.shown]
+    found = most_changed(kept, shown, np.sign(changes.change[shown]), max(config.turns, _LOOKED_BEFORE))
+    _write(draft, TURNS, _turn_table(shown, [turns[: config.turns] for turns in found], texts))
+    _write(draft, BEFORE, _before_table(shown[:_EXPLAINED], found[:_EXPLAINED], texts))
     _write(draft, WITHHELD, _withheld_table(kept.lost, texts))
     explained = [1 - kept.sums[i] / max(kept.sums[i + 2], 1e-300) for i in (0, 1)]
     counts = {
@@ -280,11 +292,7 @@ def _feature_table(
     return pa.table({name: pa.array(values[order_F], from_pandas=True) for name, values in columns.items()})
 
 
-def _turn_table(
-    config: DiffConfig, kept: _Kept, changes: Changes, order_F: NDArray[np.int64], texts: _Texts
-) -> pa.Table:
-    shown = order_F[changes.withheld[order_F] == ""][: config.shown]
-    found = most_changed(kept, shown, np.sign(changes.change[shown]), config.turns)
+def _turn_table(shown: NDArray[np.int64], found: list[list[Moved]], texts: _Texts) -> pa.Table:
     rows = [
         {"feature": int(feature), "rank": rank, "pair": turn.turn, "before": turn.before, "after": turn.after}
         for feature, turns in zip(shown, found, strict=True)
@@ -295,6 +303,21 @@ def _turn_table(
     )
     told = texts.tell([int(row["pair"]) for row in rows])
     return pa.Table.from_pylist([{**row, **told[int(row.pop("pair"))]} for row in rows], schema)
+
+
+def _before_table(shown: NDArray[np.int64], found: list[list[Moved]], texts: _Texts) -> pa.Table:
+    schema = pa.schema(
+        [("feature", pa.int32()), ("phrase", pa.string()), ("changed", pa.int64()), ("of_changed", pa.int64()),
+         ("others", pa.int64()), ("of_others", pa.int64()), ("p", pa.float64())]
+    )  # fmt: skip
+    rows, corpus = list[dict[str, Any]](), Corpus(texts.sample(_SAMPLE))
+    for feature, turns in zip(shown, found, strict=True):
+        changed = dict[str, int]()
+        for conversation, turn in texts.places([each.turn for each in turns]):
+            changed.setdefault(conversation, turn)
+        best = foregoing([(texts.get(name), turn) for name, turn in changed.items()], corpus)
+        rows += [{"feature": int(feature), **each._asdict()} for each in best]
+    return pa.Table.from_pylist(rows, schema)
 
 
 def _withheld_table(lost: list[_Lost], texts: _Texts) -> pa.Table:
@@ -316,6 +339,22 @@ class _Texts:
 
     def __init__(self, store: ActivationStore, matched: Matched, transcripts: TranscriptStore) -> None:
         self._store, self._matched, self._transcripts = store, matched, transcripts
+
+    def places(self, pairs: list[int]) -> list[tuple[str, int]]:
+        """Conversation and turn of pairs, in the order given."""
+        rows = self._matched.before_P[np.asarray(pairs, np.int64)]
+        table = self._store.table(["conversation_id", "turn"]).take(pa.array(rows))
+        return list(zip(table["conversation_id"].to_pylist(), table["turn"].to_pylist(), strict=True))
+
+    def sample(self, most: int) -> Iterator[Conversation]:
+        """Conversations of the pairs: all, or so many spread evenly."""
+        firsts = np.flatnonzero(np.diff(self._matched.conversation_P, prepend=-1))
+        chosen = firsts[np.unique(np.linspace(0, len(firsts) - 1, min(most, len(firsts))).astype(np.int64))]
+        return (self._transcripts.get(name) for name, _ in self.places(chosen.tolist()))
+
+    def get(self, conversation_id: str) -> Conversation:
+        """A conversation."""
+        return self._transcripts.get(conversation_id)
 
     def tell(self, pairs: list[int]) -> dict[int, dict[str, Any]]:
         """Place, words, the turn before and labels, by number of the pair."""

@@ -16,6 +16,7 @@ from turnscope.artifacts.text import visible
 if TYPE_CHECKING:
     from turnscope.audit.difference import DiffResult
 
+_PECULIAR = 0.001  # largest p of a phrase that is shown
 _WORDS = 160  # characters of a turn that the table shows
 
 
@@ -109,6 +110,11 @@ def _print_table(result: DiffResult, limit: int, turns: int) -> None:
     examples: dict[int, list[dict[str, Any]]] = {}
     for row in result.turns.to_pylist():
         examples.setdefault(row["feature"], []).append(row)
+    said_before: dict[int, str] = {}
+    for row in result.before.to_pylist():
+        if row["p"] <= _PECULIAR and row["feature"] not in said_before:
+            counts = f"{row['changed']} of {row['of_changed']}, elsewhere {row['others']} of {row['of_others']}"
+            said_before[row["feature"]] = f'before: "{visible(row["phrase"])}" in {counts}'
     for row in shown:
         cells = [
             f"F{row['feature']}" + ("*" if row["claimed"] else ""), f"{row['effect']:+.3f}",
@@ -116,6 +122,7 @@ def _print_table(result: DiffResult, limit: int, turns: int) -> None:
             f"{row['mean_after']:.3f}", f"{row['risen']:.1%}", f"{row['fallen']:.1%}",
         ]  # fmt: skip
         said = [_turn(turn) for turn in examples.get(row["feature"], [])[:turns]]
+        said += [said_before[row["feature"]]] if row["feature"] in said_before else []
         table.add_row(*map(Text, (*cells, "\n".join(said))))
     console().print(table)
 
