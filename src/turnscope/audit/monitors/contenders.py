@@ -9,7 +9,7 @@ Legend: M labelled turns, K features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,9 +81,17 @@ def of_probe(fitting: Labelled, fpr: float, *, k: int, features: tuple[int, ...]
     return _fitted("this monitor", "codes", fit, fitting, fpr, seed)
 
 
-def baselines(fitting: Labelled, fpr: float, seed: int) -> list[Contender]:
-    """The four baselines; one that has nothing to read says why."""
-    return [_fitted(each.name, each.reads, each.fit, fitting, fpr, seed) for each in BASELINES]
+def baselines(fitting: Labelled, fpr: float, seed: int, *, mine: Contender | None = None) -> list[Contender]:
+    """The four baselines; one that has nothing to read says why.
+
+    `mine` is given where the monitor is the very sparse probe that stands among them, which is not fitted twice then.
+    """
+    return [
+        replace(mine, name=each.name, points={})
+        if mine is not None and each.fit is fit_sparse_probe
+        else _fitted(each.name, each.reads, each.fit, fitting, fpr, seed)
+        for each in BASELINES
+    ]
 
 
 def scorer_of(contender: Contender) -> SparseScorer:

@@ -51,7 +51,7 @@ from turnscope.stats import Estimate, Withheld
 
 LOOKS = "locked_looks.jsonl"
 """Beside an index: every look at its locked turns, whichever monitor it was for."""
-SETS = ("eval", "other", "locked")
+BASELINE_K = 5
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def run(config: MonitorFitConfig) -> FitResult:
             said.append(f"{name}: {len(sets[name]):,} of {len(turns):,} turns, whole conversations drawn at random")
     fitting = sets.pop("fit")
     mine = _contender(config, index, fitting)
-    others = baselines(fitting, config.fpr, config.seed) if config.baselines else []
+    is_baseline = not config.rule and not config.features and config.k == BASELINE_K
+    others = baselines(fitting, config.fpr, config.seed, mine=mine if is_baseline else None) if config.baselines else []
     monitor = _monitor(config, readings, fitting, mine)
     shown = {name: turns.counts for name, turns in {"fit": fitting, **sets}.items()}
     earlier = _earlier_looks(config.out)

@@ -280,12 +280,15 @@ class _OfIndex:
             yield self._with_texts(seen, block, block_rows)
 
     def _with_texts(self, seen: Seen, block: Block, block_rows: NDArray[np.int64]) -> Seen:
-        if not seen.alerts or self._index.transcripts is None:
+        if not seen.alerts:
             return seen
         rows = block_rows[[alert["row"] for alert in seen.alerts]]
+        for alert, row in zip(seen.alerts, rows.tolist(), strict=True):
+            alert["row"] = row  # of the index, not of the block
+        if self._index.transcripts is None:
+            return seen
         said = read_turns(self._index, rows, before=1)
         for alert, row in zip(seen.alerts, rows.tolist(), strict=True):
-            alert["row"] = int(row)
             alert["text"] = said[row][: self._config.characters]
             if -row - 1 in said:
                 alert["before"] = said[-row - 1][: self._config.characters]
