@@ -28,7 +28,7 @@ LABELS = ("topic", "source", "dataset", "domain", "category", "model", "language
 """Labels that are looked at when turns have them; others can be named."""
 NAMES = {"n_tokens": "turn length", "turn": "position"}
 TOGETHER = "all of these"
-_BINS = 10  # of numbers, as nearly equal in size as ties allow
+_BINS = 20  # of numbers, as nearly equal in size as ties allow
 _COARSE = 5  # of numbers where several things are held equal at once
 _MOST_VALUES = 200
 _FEWEST = 5

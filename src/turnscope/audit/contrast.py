@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -104,7 +105,8 @@ def contrast(index: FeatureIndex, config: ContrastConfig, sides: Sides | None = 
     division = divide(index, found, config)
     head = _head(index, config, found, division)
     if division.withheld:
-        report = {**head, "withheld": division.withheld, "features": [], "confounds": [], "found": []}
+        none: dict[str, Any] = {"features": [], "confounds": [], "found": [], "together": None}
+        report = {**head, **none, "withheld": division.withheld}
         return ContrastResult({**report, "verdict": verdict(report)}, pa.table({}))
     choose, judge = separate(index, *division.choose), separate(index, *division.judge)
     judged = _Judged(index, querier, config, found, division)
@@ -113,8 +115,9 @@ def contrast(index: FeatureIndex, config: ContrastConfig, sides: Sides | None = 
         **head,
         "tested": judge.n_tested,
         "differ": len(judge.discoveries(config.fdr)),
-        "confounds": judged.confounds(),
+        "confounds": judged.confounds,
         "features": rows,
+        "together": judged.together([row["feature"] for row in rows]),
         "found": [row["feature"] for row in rows if row["separates"]],
     }
     report["verdict"] = verdict(report)
@@ -151,9 +154,10 @@ class _Judged:
         a, b = division.judge
         self.rows_N = np.concatenate([a, b])
         self.is_a_N = np.arange(len(self.rows_N)) < len(a)
-        choose = np.concatenate(division.choose)
+        choose = self._chosen_on = np.concatenate(division.choose)
         every = np.concatenate([self.rows_N, choose])
-        is_a = np.concatenate([self.is_a_N, np.arange(len(choose)) < len(division.choose[0])])
+        self._is_a_chosen_on = np.arange(len(choose)) < len(division.choose[0])
+        is_a = np.concatenate([self.is_a_N, self._is_a_chosen_on])
         self.clusters_N = clusters_of(index, self.rows_N)
         each = confounds(querier.names.columns, every, config.confounds, sides.fields)
         whole = together(each)
@@ -164,6 +168,7 @@ class _Judged:
             for c in (*each, *([whole] if whole else []))
         ]
 
+    @cached_property
     def confounds(self) -> list[dict[str, Any]]:
         """How well each thing tells A from B by itself: by the share of A among its like on the choosing turns."""
         found: list[dict[str, Any]] = []
@@ -186,6 +191,7 @@ class _Judged:
             is_best = row["auroc"] == max(_toward(judge.auroc_F[f], side) for s, _, f in chosen if s == side)
             row["within"] = self._within(values_N, side, row["auroc"], 200 if is_best else 0)
             row["confounded_by"] = [each["name"] for each in row["within"] if each["explains"]]
+            row["alike"] = row["within"][-1]["auroc"] if row["within"] else None
             row["differs"] = q_value <= self.config.fdr and row["auroc"] > 0.5
             row["separates"] = bool(row["differs"] and row["auroc"] >= self.config.least)
             row["explanation"] = explained.get(feature, "")
@@ -209,19 +215,47 @@ class _Judged:
         }  # fmt: skip
 
     def _within(self, values_N: NDArray[Any], side: Side, auroc: float, n_boot: int) -> list[dict[str, Any]]:
-        """The AUROC among turns that are alike; `explains` where at most half of its distance from one half is left.
+        """The AUROC among turns that are alike.
 
-        Intervals take time, so only the best feature of each direction has them.
+        `explains`: less than half of its distance from one half is left; or what reached `least` does so no more, or is
+        outdone by the confound alone, whose bins are wider than what it tells. Intervals take time, so only the best
+        feature of each direction has them.
         """
         found: list[dict[str, Any]] = []
         mine_N = self.is_a_N if side == "a" else ~self.is_a_N
-        for confound, _ in self._confounds:
+        for (confound, _), alone in zip(self._confounds, self.confounds, strict=True):
             within = auroc_within(
                 values_N, mine_N, confound.stratum_N, self.clusters_N, n_boot=n_boot, seed=self.config.seed
             )
-            explains = isinstance(within, Estimate) and auroc > 0.5 and within.value - 0.5 < (auroc - 0.5) / 2
+            explains = False
+            if isinstance(within, Estimate) and auroc > 0.5:
+                lost = within.value < self.config.least or (alone["auroc"] or 0.0) >= auroc
+                explains = bool((lost and auroc >= self.config.least) or within.value - 0.5 < (auroc - 0.5) / 2)
             found.append({"name": confound.name, **_figures(within), "explains": explains})
         return found
+
+    def together(self, picked: list[int]) -> dict[str, Any] | None:
+        """A logistic regression on the features tried, fitted on the turns they were chosen on; None without any.
+
+        What no feature shows by itself, several may: then the dictionary knows of it, but not as one thing.
+        """
+        if not picked:
+            return None
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+        model.fit(self.index.matrix(picked, self._chosen_on), self._is_a_chosen_on)
+        score_N = np.asarray(model.decision_function(self.index.matrix(picked, self.rows_N)), np.float64)
+        found = auroc_ci(score_N, self.is_a_N, self.clusters_N, n_boot=self.config.n_boot, seed=self.config.seed)
+        row: dict[str, Any] = {"features": len(picked), **_figures(found)}
+        reached = row["auroc"] is not None and row["auroc"] >= self.config.least
+        row["within"] = self._within(score_N, "a", row["auroc"] or 0.0, 200)
+        row["confounded_by"] = [each["name"] for each in row["within"] if each["explains"]]
+        row["alike"] = row["within"][-1]["auroc"] if row["within"] else None
+        row["separates"] = bool(reached and row["ci"] is not None and row["ci"][0] > 0.5)
+        return row
 
     def _explained(self, wanted: set[int]) -> dict[int, str]:
         table = self.index.explanations()

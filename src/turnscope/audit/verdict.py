@@ -27,24 +27,43 @@ def _main(report: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     if alone:
         # the first by the turns they were chosen on: the best of several on judged turns would flatter itself
         first = max(alone, key=lambda row: row["chosen_auroc"])
-        many = f"{len(found)} features separate" if len(found) > 1 else "One feature separates"
-        they = "they were" if len(found) > 1 else "it was"
+        many = f"{len(alone)} features separate" if len(alone) > 1 else "One feature separates"
+        they = "they were" if len(alone) > 1 else "it was"
         return f"{many} A from B on turns {they} not chosen on; first {_said(first)}."
+    return f"{_no_single(report, rows, found)} {_several(report['together'])}".strip()
+
+
+def _no_single(report: dict[str, Any], rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
     if found:
         first = max(found, key=lambda row: row["chosen_auroc"])
         names = " and ".join(first["confounded_by"][:3])
+        among = min(each["auroc"] for each in first["within"] if each["explains"])
         return (
-            f"No feature separates A from B beyond {names}: the best, {_said(first)}, loses at least half of its "
-            f"distance from .5 among turns that are alike in this."
+            f"No feature separates A from B by more than {names}: the first, {_said(first)}, reaches {_short(among)} "
+            f"among turns that are alike in this."
         )
     best = max(rows, key=lambda row: row["auroc"])
     text = f"No feature separates A from B: best {_said(best)}, {_short(report['least'])} asked for."
     weak = sum(1 for row in rows if row["differs"])
     if weak:
-        text += f" {weak} of the {len(rows)} tried differ in how they fire, too little to tell one turn from another."
+        text += f" {weak} of the {len(rows)} tried fire more on one side, too little to tell one turn from another."
     elif report["differ"] == 0:
         text += " Nothing differs more than two random halves would."
     return text
+
+
+def _several(row: dict[str, Any] | None) -> str:
+    """What the features tried reach together."""
+    if row is None or row["auroc"] is None:
+        return ""
+    figure = f"AUROC {_short(row['auroc'])}{_interval(row)}"
+    if not row["separates"]:
+        return f"Nor do the {row['features']} tried together: {figure}."
+    if row["confounded_by"]:
+        return (
+            f"The {row['features']} tried together ({figure}) do so by {' and '.join(row['confounded_by'][:3])} only."
+        )
+    return f"The {row['features']} tried do separate them together: {figure}."
 
 
 def _confounding(confounds: Sequence[dict[str, Any]], best: dict[str, Any] | None) -> list[str]:
@@ -57,8 +76,12 @@ def _confounding(confounds: Sequence[dict[str, Any]], best: dict[str, Any] | Non
 
 
 def _said(row: dict[str, Any]) -> str:
-    ci = f" [{_short(row['ci'][0])}, {_short(row['ci'][1])}]" if row.get("ci") else ""
-    return f"F{row['feature']} (up in {row['up_in'].upper()}), AUROC held out {_short(row['auroc'])}{ci}"
+    figure = f"AUROC held out {_short(row['auroc'])}{_interval(row)}"
+    return f"F{row['feature']} (up in {row['up_in'].upper()}), {figure}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return f" [{_short(row['ci'][0])}, {_short(row['ci'][1])}]" if row.get("ci") else ""
 
 
 def _short(value: float) -> str:

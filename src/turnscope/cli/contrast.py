@@ -123,6 +123,10 @@ def _show(result: ContrastResult, *, text: bool) -> None:
         if rows:
             print(f"\n{title}")
             _features(rows)
+    if report["together"]:
+        each = report["together"]
+        print(f"\nall {each['features']} together: AUROC {_short(each['auroc'])} {_interval(each['ci'])}", end="")
+        print(f"; among turns alike {_short(each['alike'])}" if each["alike"] else "")
     if report["confounds"]:
         _confounds(report["confounds"], result.features)
     if text and result.features:
@@ -136,14 +140,13 @@ def _features(rows: list[dict[str, Any]]) -> None:
 
     table = _table("feature", "AUROC", "95%", "q", "fires A", "fires B", "effect", "alike", "", "explanation")
     for row in rows:
-        within = row["within"][-1] if row["within"] else None
         mark = "separates" if row["separates"] else "differs" if row["differs"] else ""
         if row["confounded_by"] and row["differs"]:
             mark += f", but {' and '.join(row['confounded_by'][:2])}"
         cells = [
             f"F{row['feature']}", _short(row["auroc"]), _interval(row["ci"]), _p(row["q"]), f"{row['share_a']:.0%}",
             f"{row['share_b']:.0%}", "" if row["effect"] is None else f"{row['effect']:+.2f}",
-            _short(within["auroc"]) if within else "", mark, row["explanation"],
+            _short(row["alike"]), mark, row["explanation"],
         ]  # fmt: skip
         table.add_row(*(Text(visible(cell)) for cell in cells))
     console().print(table)
