@@ -7,6 +7,8 @@ TurnscopeError 1
   IntegrityError 5    manifest, fingerprint, config changed on resume, two writers
   ModelError 6        a model or tokenizer that cannot be used as asked
   DependencyError 7   an optional library is missing; the message names the extra
+
+The room llm adds two ends that are no mistakes: PendingAnswers 8 and CeilingReached 9.
 """
 
 from __future__ import annotations
