@@ -242,3 +242,47 @@ class MonitorDriftConfig(Config):
     """JSON file that receives the report."""
     n_boot: int = Field(default=500, ge=100)
     seed: int = 0
+
+
+class AuditConfig(Config):
+    """Settings of an audit; :func:`turnscope.audit.report.run` takes one."""
+
+    files: tuple[Path, ...] = Field(min_length=1)
+    """The chats that are audited: files or folders in any known format."""
+    baseline: Path | None = None
+    """What is usual: a feature index, a run folder that holds one, or chat files that are indexed first."""
+    out: Path
+    """A run folder: transcripts, activations and index of the files, and the report below reports/."""
+    name: str = Field(default="audit", min_length=1)
+    """The report's name: reports/NAME."""
+    monitors: tuple[Path, ...] = ()
+    """Monitor files that are run over the files."""
+    sae: Path | None = None
+    """The dictionary, ours or another library's; that of the baseline's run folder when not given."""
+    model: str = Field(default="", exclude=True)
+    """The model whose activations it reads; that of the baseline's run.toml when not given."""
+    site: str = ""
+    """Where it reads, for a dictionary that does not say so."""
+    pool: Literal["max", "mean", "sum"] | None = None
+    """How a turn's value of a token feature is made; that of the baseline's index, else max."""
+    baseline_where: str = ""
+    """Query of the baseline's turns that count; all when empty."""
+    baseline_activations: Path | None = None
+    """Those of the baseline's index, where they do not lie in its run folder."""
+    baseline_transcripts: Path | None = None
+    chat_format: str | None = None
+    allow_bad_lines: bool = False
+    too_long: Literal["skip", "window", "truncate-left"] | None = None
+    """Conversations longer than the model's context; as in the baseline's harvest when not given."""
+    fdr: float = Field(default=0.05, gt=0, lt=1)
+    """Expected share of false ones among the features, and the conversations, said to be unusual."""
+    shown: int = Field(default=8, ge=1, le=100)
+    """Features in the report; all are in features.parquet."""
+    examples: int = Field(default=5, ge=1, le=100)
+    """Unusual conversations, unusual turns and alerts of a monitor in the report."""
+    most: int = Field(default=20_000, ge=100)
+    """About so many turns of the baseline are read; of more, whole conversations are drawn by the seed."""
+    n_boot: int = Field(default=500, ge=100)
+    seed: int = 0
+    device: str = Field(default="cpu", exclude=True)
+    trust_remote_code: bool = Field(default=False, exclude=True)

@@ -12,6 +12,7 @@ from turnscope.artifacts import TurnscopeError
 from turnscope.artifacts.errors import ConfigError
 from turnscope.artifacts.text import visible
 from turnscope.cli import (
+    audit,
     contrast,
     convert,
     demo,
@@ -61,6 +62,7 @@ app.command(contrast.contrast, name="contrast")
 app.command(persona.persona, name="persona")
 app.command(diff.diff, name="diff")
 app.command(monitor.monitor)
+app.command(audit.audit, name="audit")
 app.command(stages.evaluate, name="evaluate")
 app.command(convert.convert, name="convert")
 app.command(store.verify, name="verify")
@@ -70,7 +72,7 @@ app.command(store.split, name="split")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Exit code 0, 2 to 7 by class of error, 130 when interrupted."""
+    """Run the command line. Exit code 0, 2 to 9 by class of error, 130 when interrupted."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
