@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+_OUTDONE = " does alone ("
 _TELLING = 0.7  # a confound that reaches this by itself is told
 
 
@@ -15,7 +16,8 @@ def verdict(report: dict[str, Any]) -> str:
     rows: list[dict[str, Any]] = report["features"]
     sentences = [_main(report, rows)]
     best = max(rows, key=lambda row: row["auroc"], default=None)
-    sentences += _confounding(report["confounds"], best)
+    if _OUTDONE not in sentences[0]:
+        sentences += _confounding(report["confounds"], best)
     return " ".join(sentences)
 
 
@@ -36,6 +38,13 @@ def _main(report: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 def _no_single(report: dict[str, Any], rows: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> str:
     if found:
         first = max(found, key=lambda row: row["chosen_auroc"])
+        alone = {each["name"]: each["auroc"] for each in report["confounds"] if each["auroc"] is not None}
+        best = max(first["confounded_by"], key=lambda name: alone.get(name, 0.0))
+        if alone.get(best, 0.0) >= first["auroc"]:
+            return (
+                f"No feature separates A from B better than {best}{_OUTDONE}{_short(alone[best])}): "
+                f"first {_said(first)}."
+            )
         names = " and ".join(first["confounded_by"][:3])
         among = min(each["auroc"] for each in first["within"] if each["explains"])
         return (
@@ -60,9 +69,8 @@ def _several(row: dict[str, Any] | None) -> str:
     if not row["separates"]:
         return f"Nor do the {row['features']} tried together: {figure}."
     if row["confounded_by"]:
-        return (
-            f"The {row['features']} tried together ({figure}) do so by {' and '.join(row['confounded_by'][:3])} only."
-        )
+        names = " and ".join(row["confounded_by"][:3])
+        return f"The {row['features']} tried reach {figure} together, no more than {names} can explain."
     return f"The {row['features']} tried do separate them together: {figure}."
 
 
