@@ -4,6 +4,9 @@
 on the shipped model, and the feature it puts first is held against the labels of the demo's corpus, on conversations
 that neither the dictionary nor the choice has seen.
 
+--prepare FOLDER: cut the labelled sets of the shared data (TURNSCOPE_SHARED, or a folder `shared` beside the
+repository) to the size that docs/personas.md names, ready for `turnscope import`.
+
 --data RUN: a run folder with transcripts, activations/resid.3 and saes/turn of the labelled sets named in the trait
 files (docs/personas.md tells how it is made from the shared data). For each trait and each set that carries it a
 feature is chosen on that set and judged on held-out conversations of it, and on those of every other set that carries
@@ -16,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import sys
 import tempfile
 import zlib
@@ -25,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from turnscope.audit import baselines
@@ -45,6 +50,13 @@ DEMO_TRAITS = MODEL.parent / "traits"
 CHOOSE, JUDGE = ("train", "explain"), ("eval",)
 MOST = 4000  # turns of a set that a feature and the other readers are chosen on
 SHUFFLES = 20
+SHARED = Path(os.environ.get("TURNSCOPE_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+PREPARED = {
+    "persona_evals": 6000, "ai_risk_lm": 5000, "sycophancy_eval_answer": 3000, "goemotions_dev": 5424,
+    "truthfulqa": 4904, "refusal_direction_runs": 9999, "jailbreakbench_artifacts": 9999, "repe_emotions": 9999,
+    "repe_facts": 9999, "halueval_qa": 9999, "harmful_prompts": 9999, "sycophancy_ab_nlp_survey": 9999, "sgd": 1500,
+    "hh_harmless_test": 9999,
+}  # fmt: skip
 LEAST = 0.6  # a held-out AUROC below this is of no use, however sure
 
 Bools = NDArray[np.bool_]
@@ -56,9 +68,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--data", type=Path, default=Path("runs/traits"))
+    parser.add_argument("--prepare", type=Path, help="write the cut sets here, and stop")
     parser.add_argument("--traits", nargs="*", help="only these")
     parser.add_argument("--json", type=Path, help="write machine and rows here")
     arguments = parser.parse_args()
+    if arguments.prepare:
+        return prepare(arguments.prepare)
     os.environ |= {"TURNSCOPE_QUIET": "1", "TOKENIZERS_PARALLELISM": "false"}
     out: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "demo": [], "data": []}
     missed = 0
@@ -80,6 +95,30 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(out, indent=1))
     return int(missed > 0)
+
+
+def prepare(folder: Path) -> int:
+    """Shuffled sets, cut; both records of a statement of persona_evals stay together."""
+    if not (SHARED / "data").is_dir():
+        print("skip: no shared data (set TURNSCOPE_SHARED)")
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, most in PREPARED.items():
+        packed = next((SHARED / "data").glob(f"*/{name}.jsonl.zst"))
+        with packed.open("rb") as file:
+            text = zstandard.ZstdDecompressor().stream_reader(file).read().decode("utf-8")
+        lines = [line for line in text.split("\n") if line.strip()]
+        random.Random(0).shuffle(lines)
+        if name == "persona_evals":
+            by: dict[str, list[str]] = {}
+            for line in lines:
+                by.setdefault(json.loads(line)["labels"]["statement"], []).append(line)
+            statements = sorted(by)
+            random.Random(0).shuffle(statements)
+            lines = [line for statement in statements[: most // 2] for line in by[statement]]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines[:most]) + "\n", "utf-8", newline="\n")
+        print(f"{name}: {len(lines[:most]):,}")
+    return 0
 
 
 # --- the demo -----------------------------------------------------------------------------------------------

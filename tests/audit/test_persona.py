@@ -16,11 +16,13 @@ from turnscope.audit.config import PersonaConfig
 from turnscope.audit.rollouts import BARE, SIDES, Rollout
 from turnscope.audit.trait import Trait
 from turnscope.demo.demo import MODEL
+from turnscope.demo.labeller import ParserLabeller
 from turnscope.models import load_subject
 from turnscope.models.generate import Reply, generate
 from turnscope.models.sampling import Sampling
 from turnscope.sae import SAEConfig, SparseAutoencoder
 from turnscope.transcripts import choose_template, open_transcripts
+from turnscope.transcripts.labeller import labels_table
 
 WIDTH, PLANTED = 24, 5
 TRAIT = Trait.model_validate(
@@ -155,6 +157,33 @@ def test_a_killed_run_ends_with_the_same_bytes_whatever_the_model_wrote(
     assert len(chats) == 32
     assert all(HOSTILE in chat.turns[-1].text for chat in chats)
     assert not (tmp_path / "killed" / ".work").exists()
+
+
+class Blind:
+    """A judge that never sees the trait."""
+
+    name = "blind"
+
+    def label(self, turns: Any) -> Any:
+        return labels_table([(i, "pirate", "false", None) for i in range(len(turns))])
+
+
+@pytest.mark.slow
+def test_another_judge_finds_the_rollouts_of_one_that_saw_nothing(
+    tmp_path: Path, dictionary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path / "out", sae=dictionary)
+    monkeypatch.setattr("turnscope.models.generate.generate", Writer())
+    with pytest.raises(DataError, match="0 replies with the trait"):
+        persona.run(settings, Blind(), trait=TRAIT)
+    assert not (tmp_path / "out").exists()
+    again = Writer()
+    monkeypatch.setattr("turnscope.models.generate.generate", again)
+    result = persona.run(settings, ParserLabeller(), trait=TRAIT, judge_label=("persona.shown", "pirate"))
+    assert again.calls == 0
+    assert result.report["judge"]["shown_positive"] == 1
+    assert result.report["judge"]["shown_negative"] == 0
+    assert not (tmp_path / "out.rollouts").exists()
 
 
 @pytest.mark.slow

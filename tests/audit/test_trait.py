@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,11 @@ def test_label_values_keep_their_type() -> None:
     ).labels
     assert labels[0].value == (True,)
     assert labels[0].where == {"t": ("a", "b"), "n": 1}
+
+
+def test_reading_traits_judging_and_figures_bring_in_no_torch() -> None:
+    modules = "trait, judges, rollouts, persona, persona_figures, write_trait, embed"
+    code = f"import sys; from turnscope.audit import {modules}; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["False"]

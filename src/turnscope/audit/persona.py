@@ -10,7 +10,8 @@ Legend: N rollouts, F features, D model width, K features judged.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from turnscope.artifacts import (
     Draft,
     atomic_path,
     begin,
+    fingerprint,
     sole_writer,
     write_json,
 )
@@ -138,32 +140,60 @@ def run(
         if isinstance(draft, Artifact):
             return PersonaResult(draft)
         system = knows_system(subject.tokenizer, template.template)
-        written = write_rollouts(draft.work / "rollouts", trait, config, subject, template.template, system=system)
+        saved = rollouts_folder(config, inputs)
+        written = write_rollouts(saved, trait, config, subject, template.template, system=system)
         del subject
-        name, value = judge_label or (trait.name, "true")
-        written = judged(written, trait, judge, system=system, name=name, value=value)
-        kept, counts = keep(written, with_judge=judge is not None)
-        _write_transcripts(draft, trait, written, system=system)
-        reading = _read(draft, config, dictionary, site)
-        missing = sum(r.id not in reading.rows for r in kept)
-        counts["dropped.not_read"] += missing
-        report, table = _report(config, trait, dictionary, reading, kept)
-        pairs, questions = plan(trait, config)
-        report |= {
-            "trait": trait.name, "definition": trait.definition, "caveats": list(trait.caveats), "site": site,
-            "counts": dict(counts), "judge": _judge_facts(judge, written), "system_role": system,
-            "template": template.name,
+        try:
+            artifact = _judge_and_read(
+                draft, config, trait, dictionary, site, written, judge, judge_label, system=system
+            )
+        except DataError as error:
+            # Nothing but the rollouts is worth going on with; the plan would bar another try with another judge.
+            shutil.rmtree(draft.path, ignore_errors=True)
+            raise DataError(error.what, where=error.where or saved, fix=error.fix) from error
+        shutil.rmtree(saved.parent, ignore_errors=True)
+        return PersonaResult(artifact)
+
+
+def rollouts_folder(config: PersonaConfig, inputs: Mapping[str, str]) -> Path:
+    """Where rollouts wait until the run is finished: beside the result, under a name of all that decides them.
+
+    Another judge or dictionary finds them there.
+    """
+    decides = {name: inputs[name] for name in ("trait", "model", "template")}
+    names = "sampling rollouts questions held_pairs held_questions batch model_dtype seed"
+    decides |= {name: value for name, value in config.recorded().items() if name in names.split()}
+    return config.out.with_name(f"{config.out.name}.rollouts") / fingerprint(decides)[:16]
+
+
+def _judge_and_read(
+    draft: Draft, config: PersonaConfig, trait: Trait, dictionary: Dictionary, site: str, written: Sequence[Rollout],
+    judge: Labeller | None, judge_label: tuple[str, str] | None, *, system: bool,
+) -> Artifact:  # fmt: skip
+    """Everything after the rollouts."""
+    name, value = judge_label or (trait.name, "true")
+    written = judged(written, trait, judge, system=system, name=name, value=value)
+    kept, counts = keep(written, with_judge=judge is not None)
+    _write_transcripts(draft, trait, written, system=system)
+    reading = _read(draft, config, dictionary, site)
+    missing = sum(r.id not in reading.rows for r in kept)
+    counts["dropped.not_read"] += missing
+    report, table = _report(config, trait, dictionary, reading, kept)
+    pairs, questions = plan(trait, config)
+    report |= {
+        "trait": trait.name, "definition": trait.definition, "caveats": list(trait.caveats), "site": site,
+        "counts": dict(counts), "judge": _judge_facts(judge, written), "system_role": system,
             "split": {
-                "pairs": {"rank": list(pairs.rank), "judge": list(pairs.judge)},
-                "questions": {"rank": list(questions.rank), "judge": list(questions.judge)},
-            },
-            "examples": _examples(kept),
-        }  # fmt: skip
-        write_json(draft.path / TRAIT, trait.model_dump(mode="json"))
-        write_json(draft.path / FILE, report)
-        with atomic_path(draft.path / FEATURES) as temp:
-            pq.write_table(table, temp)
-        return PersonaResult(draft.commit(counts))
+            "pairs": {"rank": list(pairs.rank), "judge": list(pairs.judge)},
+            "questions": {"rank": list(questions.rank), "judge": list(questions.judge)},
+        },
+        "examples": _examples(kept),
+    }  # fmt: skip
+    write_json(draft.path / TRAIT, trait.model_dump(mode="json"))
+    write_json(draft.path / FILE, report)
+    with atomic_path(draft.path / FEATURES) as temp:
+        pq.write_table(table, temp)
+    return draft.commit(counts)
 
 
 def _write_transcripts(draft: Draft, trait: Trait, rollouts: Sequence[Rollout], *, system: bool) -> None:
@@ -244,7 +274,7 @@ def _report(
             raise DataError(
                 f"the {name} half of {trait.name} has {part.usable}",
                 fix="the model may not follow these prompts, or the judge not see it: read the rollouts; ask for more "
-                "(--rollouts), or leave out the judge",
+                "(--rollouts), or choose another judge; the rollouts are kept for it",
             )
     found = figures.rank(ranking)
     chosen = found.best(config.top)
