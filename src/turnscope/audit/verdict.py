@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from turnscope.audit.confounds import TOGETHER
+
 _OUTDONE = " does alone ("
 _TELLING = 0.7  # a confound that reaches this by itself is told
 
@@ -39,13 +41,14 @@ def _no_single(report: dict[str, Any], rows: Sequence[dict[str, Any]], found: Se
     if found:
         first = max(found, key=lambda row: row["chosen_auroc"])
         alone = {each["name"]: each["auroc"] for each in report["confounds"] if each["auroc"] is not None}
-        best = max(first["confounded_by"], key=lambda name: alone.get(name, 0.0))
+        single = [name for name in first["confounded_by"] if name != TOGETHER and alone.get(name, 0) >= first["auroc"]]
+        best = max(single or first["confounded_by"], key=lambda name: alone.get(name, 0.0))
         if alone.get(best, 0.0) >= first["auroc"]:
             return (
-                f"No feature separates A from B better than {best}{_OUTDONE}{_short(alone[best])}): "
+                f"No feature separates A from B better than {_named([best])}{_OUTDONE}{_short(alone[best])}): "
                 f"first {_said(first)}."
             )
-        names = " and ".join(first["confounded_by"][:3])
+        names = _named(first["confounded_by"])
         among = min(each["auroc"] for each in first["within"] if each["explains"])
         return (
             f"No feature separates A from B by more than {names}: the first, {_said(first)}, reaches {_short(among)} "
@@ -69,7 +72,7 @@ def _several(row: dict[str, Any] | None) -> str:
     if not row["separates"]:
         return f"Nor do the {row['features']} tried together: {figure}."
     if row["confounded_by"]:
-        names = " and ".join(row["confounded_by"][:3])
+        names = _named(row["confounded_by"])
         return f"The {row['features']} tried reach {figure} together, no more than {names} can explain."
     return f"The {row['features']} tried do separate them together: {figure}."
 
@@ -80,7 +83,13 @@ def _confounding(confounds: Sequence[dict[str, Any]], best: dict[str, Any] | Non
         return []
     each = max(telling, key=lambda one: one["auroc"])
     more = "more than any feature" if each["auroc"] > best["auroc"] else "too"
-    return [f"A and B differ in other things: {each['name']} alone reaches {_short(each['auroc'])}, {more}."]
+    return [f"A and B differ in other things: {_named([each['name']])} alone reaches {_short(each['auroc'])}, {more}."]
+
+
+def _named(names: Sequence[str]) -> str:
+    """Confounds by name; all at once only where no single one is named."""
+    single = [name for name in names if name != TOGETHER]
+    return " and ".join(single[:3]) or "length, position and the like together"
 
 
 def _said(row: dict[str, Any]) -> str:
