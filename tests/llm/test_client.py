@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,22 @@ def test_a_file_of_another_kind_is_refused(config: Make, tmp_path: Path) -> None
     other.close()
     with pytest.raises(IntegrityError, match="another kind"), open_client(config(table=tmp_path / "other.sqlite")):
         pass
+
+
+def test_an_answer_that_nobody_waits_for_any_more_blocks_none(endpoint: Endpoint, config: Make) -> None:
+    endpoint.delay_s = 1.0
+    with open_client(config(usd_per_million=(1e6, 1e6))) as client:
+
+        def work() -> None:
+            with suppress(ConfigError):  # the table is closed when the answer comes
+                client.ask([ask("p")])
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        while not endpoint.asked:
+            time.sleep(0.01)
+    endpoint.delay_s = 0.0
+    with open_client(config()) as client:
+        assert client.ledger.lost == 1
+        assert isinstance(client.ask([ask("p")])[0], Reply)
+    thread.join()

@@ -66,6 +66,7 @@ class CallTable:
         self.path, self._lock = path, threading.Lock()
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
         self._settled, self._settled_usd, self._settled_calls = 0, 0.0, 0
+        self._claimed = set[int]()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -91,7 +92,10 @@ class CallTable:
             self._base.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. Calls still on their way are lost: nobody will put down what comes."""
+        for n in sorted(self._claimed):
+            with suppress(StorageError, IntegrityError, ConfigError):
+                self.lose(Claim(n), "cut off")
         self._base.close()
 
     def find(self, key: bytes) -> Reply | Failed | None:
@@ -127,7 +131,9 @@ class CallTable:
                 "VALUES (?, ?, ?, 'asking', ?, ?, ?)",
                 (key, model, purpose, self._owner, need_usd, _now()),
             )
-            return Claim(int(row.lastrowid or 0))
+            n = int(row.lastrowid or 0)
+            self._claimed.add(n)
+            return Claim(n)
 
     def finish(
         self, claim: Claim, answer: Reply | Failed, *, tokens: tuple[int, int] | None, usd: float | None
@@ -140,6 +146,7 @@ class CallTable:
             *(tokens or (None, None)), usd, _now(), claim.n,
         )  # fmt: skip
         with self._told(), self._writing():
+            self._claimed.discard(claim.n)
             self._base.execute(
                 "UPDATE calls SET state = ?, text = ?, kind = ?, reason = ?, finish = ?, input_tokens = ?, "
                 "output_tokens = ?, usd = ?, at = ?, owner = NULL WHERE n = ?",
@@ -149,6 +156,7 @@ class CallTable:
     def lose(self, claim: Claim, reason: str) -> None:
         """No answer came, though one may have been paid for."""
         with self._told(), self._writing():
+            self._claimed.discard(claim.n)
             self._base.execute(
                 "UPDATE calls SET state = 'lost', reason = ?, owner = NULL, at = ? WHERE n = ?",
                 (_clean(reason), _now(), claim.n),
@@ -157,6 +165,7 @@ class CallTable:
     def drop(self, claim: Claim) -> None:
         """The call was not made, or not taken: it costs nothing."""
         with self._told(), self._writing():
+            self._claimed.discard(claim.n)
             self._base.execute("DELETE FROM calls WHERE n = ?", (claim.n,))
 
     def put(self, key: bytes, reply: Reply, *, purpose: str, tokens: tuple[int, int] | None) -> None:
