@@ -218,7 +218,7 @@ def test_run_over_an_index_finds_what_the_rule_finds_and_resumes(index: FeatureI
 
     def stop(alert: object, seen: list[object] = []) -> None:  # noqa: B006
         seen.append(alert)
-        if len(seen) == 30:
+        if len(seen) == len(wanted) // 2:
             raise StopError
 
     other = settings.model_copy(update={"out": tmp_path / "stopped"})
@@ -303,7 +303,7 @@ def test_drift_is_told_where_it_is_and_not_where_it_is_not(index: FeatureIndex, 
     assert told(same).word == "no drift"
     assert all(each.word == "no drift" for each in told(same).shares)
     assert told(moved).word == "drifted"
-    assert {each.name for each in told(moved).shares if each.word == "drifted"} >= {"alerts", "F3"}
+    assert {each.name for each in told(moved).shares if each.word != "no drift"} >= {"alerts", "F3"}
     assert "Fit m again" in told(moved).words
     assert told(few).word == "too few to tell"
 

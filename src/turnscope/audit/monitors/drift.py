@@ -110,7 +110,7 @@ def _compare(
 ) -> DriftResult:  # fmt: skip
     reference = monitor.reference
     assert reference is not None
-    points = np.asarray(reference.scores)
+    points = capped(reference.scores)
     edges = bin_edges(points)
     usual_B = binned(points, edges) / len(points)
     bin_R = np.searchsorted(edges, scores_R, side="left")

@@ -232,9 +232,9 @@ def read_monitor(path: str | Path) -> Monitor:
         raise ConfigError("not UTF-8, so not TOML", where=path) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"damaged TOML: {error}", where=path, fix="mend it, or fit the monitor again") from None
-    version = data.get("format")
-    if version != FORMAT:
-        newer = isinstance(version, int) and not isinstance(version, bool) and version > FORMAT
+    version: object = data.get("format")
+    if version != FORMAT or isinstance(version, bool):
+        newer = isinstance(version, int) and version > FORMAT
         what = f"monitor format {version!r:.20}; this turnscope reads {FORMAT}"
         raise IntegrityError(
             what, where=path, fix="use a newer turnscope" if newer else f"a monitor begins with: format = {FORMAT}"

@@ -48,7 +48,7 @@ def reference_of(monitor: Monitor, readings: Readings, splits: Sequence[str]) ->
     return ReferenceTable(
         index=index.artifact.fingerprint, splits=tuple(splits), n_turns=len(rows),
         n_conversations=len(np.unique(clusters_R)), n_alerts=alerts, n_alerts_worth=worth,
-        scores=tuple(map(_short, percentiles(capped(scores_R), _SCORES).tolist())),
+        scores=tuple(map(_shortest, percentiles(capped(scores_R), _SCORES))),
         features=tuple(_feature(index, each, rows, said.get(each) or "") for each in monitor.scorer.features),
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ def reference_of(monitor: Monitor, readings: Readings, splits: Sequence[str]) ->
 def _feature(index: FeatureIndex, feature: int, rows: NDArray[np.int64], said: str) -> FeatureTable:
     values = index.matrix([feature], rows)[:, 0]
     active = values[values > 0].astype(np.float64)
-    quantiles = tuple(map(_short, percentiles(active, _VALUES).tolist())) if len(active) else ()
+    quantiles = tuple(map(_shortest, percentiles(active, _VALUES))) if len(active) else ()
     return FeatureTable(feature=feature, n_active=len(active), quantiles=quantiles, explanation=said)
 
 
@@ -66,14 +66,22 @@ def percentiles(values: Any, n: int) -> Floats:
 
 
 def capped(scores: Any) -> Floats:
-    """Scores without infinities."""
-    return np.clip(np.asarray(scores, np.float64), -_CAP, _CAP)
+    """Scores without infinities, and no finer than the file has them.
+
+    Many turns have the very same score (that of none of the features), and must fall on the same side of an edge.
+    """
+    return np.clip(np.asarray(scores, np.float64), -_CAP, _CAP).astype(np.float32).astype(np.float64)
 
 
 def percentile_of(value: float, quantiles: Sequence[float]) -> float:
     """About which share, in percent, of the reference lies at or below a value."""
-    points = np.asarray(quantiles)
-    return float(100 * np.searchsorted(points, value, side="right") / len(points))
+    points = np.asarray(quantiles, np.float32)
+    return float(100 * np.searchsorted(points, np.float32(value), side="right") / len(points))
+
+
+def _shortest(value: np.floating[Any]) -> float:
+    """The shortest number that is the same in single precision."""
+    return float(str(np.float32(value)))
 
 
 def _short(value: float) -> float:

@@ -242,7 +242,10 @@ class _OfChats:
             block = self._live.block(part)
             counts = Counter({"conversations": len(part), **block.counts})
             counts.pop("turns", None)
-            yield score_block(self._monitor, block, None, block.texts or {}, config.characters, counts)
+            seen = score_block(self._monitor, block, None, block.texts or {}, config.characters, counts)
+            for alert in seen.alerts or ():
+                del alert["row"]  # a place in a block is nobody's business
+            yield seen
 
     def closed(self, total: Counter[str]) -> dict[str, int]:
         """The final counts."""
