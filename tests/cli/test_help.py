@@ -11,7 +11,7 @@ import pytest
 COMMANDS = [
     "demo", "demo corpus", "demo train-model", "demo check-model", "run", "import", "export", "spans", "harvest",
     "sweep", "train", "index", "features", "features split", "evaluate", "convert", "verify", "repair", "merge",
-    "split", "query", "search", "persona",
+    "split", "query", "search", "contrast", "persona",
     "monitor", "monitor fit", "monitor new", "monitor run", "monitor drift",
 ]  # fmt: skip
 # Runs a command line and then says which heavy libraries it brought in.
