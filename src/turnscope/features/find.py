@@ -201,17 +201,20 @@ def _first_with(codes: Codes, features: Ints, values: Floats) -> Ints:
 
 def _auroc(ups: Codes, downs: Codes, features: Ints) -> NDArray[np.float64]:
     """Share of pairs in which the positive is stronger, ties for half; a feature that is silent has the value 0."""
+    highs, lows = _by_feature(ups, features), _by_feature(downs, features)
     out = np.zeros(len(features))
-    for i, feature in enumerate(features.tolist()):
-        high, low = (_dense(codes, feature) for codes in (ups, downs))
+    for i, (high, low) in enumerate(zip(highs, lows, strict=True)):
+        # among the ones that fire by search; silent ones lose to them and tie with each other
         low.sort()
-        below, upto = np.searchsorted(low, high, "left"), np.searchsorted(low, high, "right")
-        out[i] = (below + upto).mean() / 2 / len(low)
+        won = np.searchsorted(low, high, "left").sum() + np.searchsorted(low, high, "right").sum()
+        silent_up, silent_down = len(ups) - len(high), len(downs) - len(low)
+        out[i] = (won / 2 + len(high) * silent_down + silent_up * silent_down / 2) / len(ups) / len(downs)
     return out
 
 
-def _dense(codes: Codes, feature: int) -> NDArray[np.float64]:
-    at = np.flatnonzero(codes.features_E == feature)
-    values = np.zeros(len(codes))
-    values[np.searchsorted(codes.ptr, at, side="right") - 1] = codes.values_E[at]
-    return values
+def _by_feature(codes: Codes, features: Ints) -> list[Floats]:
+    """The values of each feature, where it fires. `features` ascend."""
+    at_E = np.flatnonzero(np.isin(codes.features_E, features))
+    order = at_E[np.argsort(codes.features_E[at_E], kind="stable")]
+    ends = np.searchsorted(codes.features_E[order], features, side="right")
+    return np.split(codes.values_E[order], ends[:-1]) if len(features) else []
