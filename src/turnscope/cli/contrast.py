@@ -142,7 +142,7 @@ def _features(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         mark = "separates" if row["separates"] else "differs" if row["differs"] else ""
         if row["confounded_by"] and row["differs"]:
-            mark += f", but {' and '.join(row['confounded_by'][:2])}"
+            mark += f" ({row['confounded_by'][0]}?)"
         cells = [
             f"F{row['feature']}", _short(row["auroc"]), _interval(row["ci"]), _p(row["q"]), f"{row['share_a']:.0%}",
             f"{row['share_b']:.0%}", "" if row["effect"] is None else f"{row['effect']:+.2f}",
