@@ -91,19 +91,24 @@ def run(config: AuditConfig) -> AuditResult:
             "index": ready.file.artifact.fingerprint, "baseline": ready.baseline.artifact.fingerprint,
             "explanations": fingerprint(ready.baseline.explanations().to_pylist()),
         }  # fmt: skip
-        draft = begin(config.out / "reports" / config.name, KIND, config, inputs)
+        draft = begin(RunFolder(config.out).artifact("reports", config.name), KIND, config, inputs)
         if isinstance(draft, Artifact):
             return AuditResult(draft, json.loads((draft.path / FACTS).read_bytes()), ready.notices)
-        return AuditResult(*_made(config, ready, known, draft), ready.notices)
+        report, features, turns = measure(config, ready, known)
+        _write(draft, report, features, turns)
+        counts = {name: report[name]["turns"] for name in ("file", "baseline")}
+        artifact = draft.commit({**counts, "features.differ": report["unusual"]["differ"]})
+        return AuditResult(artifact, report, ready.notices)
 
 
 def _run_of(index: FeatureIndex) -> Path:
     return index.artifact.path.resolve().parents[1]
 
 
-def _made(
-    config: AuditConfig, ready: Ready, known: list[dict[str, Any]], draft: Draft
-) -> tuple[Artifact, dict[str, Any]]:
+def measure(
+    config: AuditConfig, ready: Ready, known: list[dict[str, Any]]
+) -> tuple[dict[str, Any], pa.Table, pa.Table]:
+    """The report, every feature's figures, and every turn's, from indexes that are there; `known` are the traits."""
     rows, of_baseline = _baseline_rows(config, ready)
     both = Together(ready.file, ready.baseline, rows)
     cluster_N = clusters_of(both, np.arange(both.n_turns))
@@ -135,10 +140,7 @@ def _made(
     _name_features(ready, report)
     report = _strict(report)
     report["verdict"] = verdict(report)
-    _write(draft, report, _feature_table(found), _turn_table(both, scored, file_errors.nmse_N))
-    return draft.commit(
-        {"turns": both.n_file, "turns.baseline": len(rows), "features.differ": unusual["differ"]}
-    ), report
+    return report, found.table(), _turn_table(both, scored, file_errors.nmse_N)
 
 
 def _baseline_rows(config: AuditConfig, ready: Ready) -> tuple[Ints, dict[str, Any]]:
@@ -232,10 +234,6 @@ def _name_features(ready: Ready, report: dict[str, Any]) -> None:
     said = named(ready.baseline, [row["feature"] for row in features])
     for row in features:
         row |= said[row["feature"]]
-
-
-def _feature_table(found: Separation) -> pa.Table:
-    return found.table()
 
 
 def _turn_table(both: Together, scored: Surprise, nmse_N: NDArray[np.float64]) -> pa.Table:

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from scipy.stats import beta
 
-FORMULA = "min(1, Clopper-Pearson upper limit (97.5 %) of conversations with an alert / lower limit (97.5 %) of recall)"
+FORMULA = (
+    "min(1, upper limit of conversations with an alert / lower limit of recall), each at 97.5 % "
+    "(Clopper and Pearson 1934; Rogan and Gladen 1978)"
+)
 
 
 def highest_share(hits: int, n: int, error: float = 0.025) -> float:

@@ -110,8 +110,9 @@ class _Plain(str):
 
 
 def _markdown(text: str) -> str:
-    """Text that cannot become mark-up, break out of a table or open HTML."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#|!~&$" else c for c in visible(text))
+    """Text that cannot become mark-up, break out of a table, open HTML or become a link by itself."""
+    plain = "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~&$" else c for c in visible(text))
+    return plain.replace("://", "\\://").replace("www.", "www\\.")
 
 
 def _said(each: dict[str, Any]) -> str:
@@ -160,7 +161,7 @@ def _interval(value: list[float] | None, form: str = "auroc") -> str:
 def _mix(values: list[list[Any]]) -> str:
     """Shares of the most frequent values, such as `assistant 50%, user 50%`."""
     total = sum(n for _, n in values)
-    told = [(name, n) for name, n in values if name]
+    told = [(name, n) for name, n in values if name and n >= 0.005 * total]
     return ", ".join(f"{name} {n / total:.0%}" for name, n in told) if told else "not told"
 
 

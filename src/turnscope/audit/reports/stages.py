@@ -63,6 +63,7 @@ class _Work:
         if config.baseline is None:
             raise ConfigError("nothing to hold these chats against", where="--baseline", fix=ADVICE)
         folder = index_folder(config.baseline, config.sae)
+        self._import(config.files, config.out)  # a wrong file is told before a model is loaded
         baseline = None if folder is None else open_index(folder, config.baseline_transcripts)
         dictionary = self._dictionary(baseline)
         site = self._site(dictionary)
@@ -188,22 +189,30 @@ class _Work:
             device=self.config.device, trust_remote_code=self.config.trust_remote_code,
         )  # fmt: skip
 
+    def _import(self, files: Sequence[Path], out: Path) -> None:
+        from turnscope.transcripts.import_ import run
+
+        imported = run(
+            ImportConfig(
+                sources=tuple(files), out=out / "transcripts", format=self.config.chat_format,
+                allow_bad_lines=self.config.allow_bad_lines,
+            )
+        )  # fmt: skip
+        self._note(imported.notices)
+
+    def _note(self, notes: Sequence[str]) -> None:
+        self.notices += [note for note in notes if note not in self.notices]
+
     def _stages(
         self, files: Sequence[Path], out: Path, settings: dict[str, Any], index_settings: dict[str, Any],
         dictionary: Dictionary, model: str, site: str, splits: tuple[Split, ...],
     ) -> tuple[FeatureIndex, ActivationStore]:  # fmt: skip
         from turnscope.features.index import run as index
         from turnscope.harvest.harvest import run as harvest
-        from turnscope.transcripts.import_ import run as import_files
 
-        imported = import_files(
-            ImportConfig(
-                sources=tuple(files), out=out / "transcripts", format=self.config.chat_format,
-                allow_bad_lines=self.config.allow_bad_lines,
-            )
-        )  # fmt: skip
+        self._import(files, out)
         harvested = harvest(self._harvest_config(settings, out, model, site))
-        self.notices += [note for note in (*imported.notices, *harvested.notices) if note not in self.notices]
+        self._note(harvested.notices)
         activations = harvested.activations[site].path
         made = index(
             IndexConfig(

@@ -27,7 +27,7 @@ from turnscope.stats import Estimate, Withheld, auroc_ci
 
 Ints = NDArray[np.int64]
 SAME = 0.5
-"""A feature that fires on so much the same turns of the file as one before it (Jaccard) is told with that one."""
+"""A feature that fires on so much the same turns as one before it (Jaccard, where both are more) is told with it."""
 _Z95 = 1.959963984540054
 _WORD_F1 = 0.3
 
@@ -61,7 +61,7 @@ def _told_together(both: Together, order: Ints, found: Separation, most: int) ->
     groups: list[tuple[int, list[int]]] = []
     fires: list[NDArray[np.bool_]] = []
     for feature in order.tolist()[: 20 * most]:
-        mine_N = both.values(feature) > 0
+        mine_N = (both.values(feature) > 0) & (both.is_file_N == (found.auroc_F[feature] > 0.5))
         for (lead, rest), other_N in zip(groups, fires, strict=True):
             both_ways = (found.auroc_F[lead] > 0.5) == (found.auroc_F[feature] > 0.5)
             if both_ways and (mine_N & other_N).sum() >= SAME * (mine_N | other_N).sum():

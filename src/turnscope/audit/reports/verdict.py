@@ -70,6 +70,8 @@ def _trust(trust: dict[str, Any]) -> str:
         f"{_share(trust['explained_baseline'])} of the baseline's; {trust['worse']:,} of {trust['of']:,} turns "
         f"({trust['share_worse']:.1%}, 5% expected) are rebuilt worse than 95% of the baseline."
     )
+    if trust["explained_baseline"] <= 0:
+        return f"{text} It reads neither: it is likely of another model, site or scale, and nothing above means much."
     low = None if trust["ci"] is None else trust["ci"][0]
     if (low is not None and low > 0.1) or trust["explained_file"] < 0.8 * trust["explained_baseline"]:
         text += " It reads them worse than usual: what is not found here may still be there."
