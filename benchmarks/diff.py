@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from turnscope.audit.changes import Pairs, Tally, only
+from turnscope.audit.changes import Changes, Pairs, Tally, judged, only, switched
 from turnscope.audit.config import DiffConfig
 from turnscope.audit.difference import DiffResult, run, unreliable
 from turnscope.audit.pairs import Reading, match
@@ -133,9 +133,9 @@ def described(result: DiffResult, rude: int) -> dict[str, Any]:
     shown = [json.loads(row["labels"]) for row in result.turns.to_pylist() if row["feature"] == rude]
     triggered = sum(bool(labels.get("triggered")) for labels in shown)
     return {
-        "rank": rank, "effect": round(own["effect"], 4), "claimed": own["claimed"],
+        "rank": rank, "net": round(own["net"], 4), "effect": round(own["effect"], 4), "claimed": own["claimed"],
         "claims": result.facts["counts"]["features.claimed"],
-        "second": round(table[1 if rank == 1 else 0]["effect"], 4),
+        "net_of_other": round(table[1 if rank == 1 else 0]["net"], 4),
         "median": round(result.facts["median_effect"], 4),
         "withheld": result.facts["counts"]["turns.withheld"],
         "explained": [round(value, 3) for value in result.facts["variance_explained"].values()],
@@ -169,13 +169,16 @@ def tosses(blocks: list[Pairs]) -> list[Any]:
 
 
 def claims(blocks: list[Pairs]) -> int:
-    defaults = DiffConfig.model_fields
+    defaults = DiffConfig(before=MODEL, after=MODEL, sae=MODEL, transcripts=MODEL, out=MODEL)
     n_features = 1 + max(int(each.features_E.max(initial=0)) for each in blocks)
-    tally = Tally(n_features)
-    for each in blocks:
-        tally.add(each)
-    found = tally.result(defaults["margin"].default, defaults["min_conversations"].default)
-    return int((np.nan_to_num(found.q, nan=1.0) <= defaults["fdr"].default).sum())
+    found = list[Changes]()
+    for step in range(2):
+        tally = Tally(n_features)
+        for each in switched(blocks, found[0].typical, defaults.by) if step else blocks:
+            tally.add(each)
+        found.append(tally.result(defaults.margin, defaults.min_conversations))
+    _, q = judged(found[1], found[0], defaults.min_conversations)
+    return int((np.nan_to_num(q, nan=1.0) <= defaults.fdr).sum())
 
 
 def target(name: str, value: Any, goal: str, holds: bool) -> dict[str, Any]:

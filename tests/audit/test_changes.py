@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from turnscope.audit.changes import Pairs, Tally, intervals, most_changed, moved
+from turnscope.audit.changes import Pairs, Tally, intervals, judged, most_changed, switched
 
 
 def pairs_of(before_NF: np.ndarray, after_NF: np.ndarray, conversation_N: np.ndarray, start: int = 0) -> Pairs:
@@ -123,16 +123,38 @@ def test_intervals_agree_with_scipy() -> None:
         assert high[k] == pytest.approx(expected.high, abs=0.08 * width)
 
 
-def test_moved_and_most_changed() -> None:
+def test_switches_and_most_changed() -> None:
     before, after = np.zeros((6, 2)), np.zeros((6, 2))
-    before[:, 0], after[:, 0] = 1.0, [1.0, 1.05, 2.0, 0.5, 4.0, 1.0]
+    before[:, 0], after[:, 0] = 2.0, [2.0, 2.5, 4.5, 0.5, 6.0, 0.0]
     after[5, 1] = 3.0
     blocks = list(in_blocks(before, after, np.arange(6), 3))
-    risen, fallen = moved(blocks, np.array([1.0, 3.0]))
-    assert risen.tolist() == [2, 1]
-    assert fallen.tolist() == [1, 0]
+    tally = Tally(2)
+    for block in switched(blocks, np.array([1.6, 2.9]), 1.0):
+        tally.add(block)
+    found = tally.result(0.0, 2)
+    np.testing.assert_allclose(found.mean_after * 6, [2, 1])  # came on
+    np.testing.assert_allclose(found.mean_before * 6, [1, 0])  # went out
+    np.testing.assert_allclose(found.change * 6, [1, 1])
+    assert found.n_turns == 6
     up, other = most_changed(blocks, np.array([0, 1]), np.array([1.0, 1.0]), 2)
-    assert [(turn.turn, turn.after) for turn in up] == [(4, 4.0), (2, 2.0)]
+    assert [(turn.turn, turn.after) for turn in up] == [(4, 6.0), (2, 4.5)]
     assert [turn.turn for turn in other] == [5]
     (down,) = most_changed(blocks, np.array([0]), np.array([-1.0]), 9)
-    assert [turn.turn for turn in down] == [3]
+    assert [turn.turn for turn in down] == [5, 3]
+
+
+def test_a_rare_behaviour_is_told_from_a_drift_that_moves_the_mean_more() -> None:
+    rng = np.random.default_rng(6)
+    before = rng.gamma(4.0, 0.5, (2000, 2)) * (rng.random((2000, 2)) < 0.5)
+    after = before.copy()
+    after[:, 0] += 0.5 * (before[:, 0] > 0)  # drift: a quarter of the typical value wherever it is active
+    after[rng.random(2000) < 0.03, 1] = 6.0  # comes on in 3 % of turns
+    pairs, all_values, switches = pairs_of(before, after, np.arange(2000) // 4), Tally(2), Tally(2)
+    all_values.add(pairs)
+    changes = all_values.result(0.01, 10)
+    assert changes.effect[0] > changes.effect[1]
+    for block in switched([pairs], changes.typical, 1.0):
+        switches.add(block)
+    p, q = judged(switches.result(0.01, 10), changes, 10)
+    assert p[0] == 1.0
+    assert q[1] < 1e-4

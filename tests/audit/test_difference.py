@@ -72,9 +72,10 @@ def test_the_planted_change_is_first_and_alone(found: DiffResult, chats: list[su
     assert table[0]["feature"] == PLANTED
     assert [row["feature"] for row in table if row["claimed"]] == [PLANTED]
     row = table[0]
-    assert row["effect_low"] < row["effect"] < row["effect_high"]
+    assert row["net_low"] < row["net"] < row["net_high"]
+    assert row["low"] < row["change"] < row["high"]
     share = np.mean([WORD in chat.text.split() for chat in chats])
-    assert row["risen"] == pytest.approx(share, abs=0.05)  # one split is left out
+    assert row["came_on"] == pytest.approx(share, abs=0.05)  # one split is left out
     assert found.facts["counts"]["features.claimed"] == 1
 
 
@@ -96,7 +97,7 @@ def test_each_mean_is_that_of_the_codes(found: DiffResult, world: Path, chats: l
 
 
 def test_the_same_store_twice_gives_no_change(world: Path, tmp_path: Path) -> None:
-    same = run(config(world, tmp_path / "out", after=world / "a", margin=0.0))
+    same = run(config(world, tmp_path / "out", after=world / "a", margin=0))
     assert set(np.nan_to_num(same.features["change"].to_numpy())) == {0.0}
     assert not any(same.features["claimed"].to_pylist())
     assert same.facts["notes"] == ["both were harvested from the same model"]
@@ -146,7 +147,7 @@ def test_a_stopped_comparison_goes_on_to_the_same_bytes(
 
 def test_the_size_of_blocks_changes_no_figure(world: Path, found: DiffResult, tmp_path: Path) -> None:
     small = run(config(world, tmp_path / "out", block_turns=7))
-    for name in ("feature", "effect", "q", "risen"):
+    for name in ("feature", "effect", "q", "came_on"):
         np.testing.assert_allclose(
             small.features[name].to_numpy().astype(float), found.features[name].to_numpy().astype(float), rtol=1e-6
         )

@@ -1,8 +1,9 @@
 """What changed between two readings of the same turns, feature by feature, from their differences alone. No torch.
 
 Turns of one conversation are alike, so the conversation is what varies: differences are summed over its turns, and the
-mean change per turn is a ratio of two sums over conversations with the usual cluster-robust error. A change is claimed
-only beyond a margin: two models are never the same, and with enough turns any difference is significant.
+mean change per turn is a ratio of two sums over conversations with the usual cluster-robust error. Two models are never
+the same: with enough turns any drift is significant, and a strong drift moves the mean more than a rare behaviour does.
+So what is tested is on how many turns a feature came on or went out, beyond a margin.
 
 Legend: N turns of a block, E their entries, C conversations, F features, K chosen features, R resamples.
 """
@@ -21,8 +22,6 @@ from turnscope.stats import benjamini_hochberg
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-MOVED = 0.1
-"""A turn has risen or fallen when its value moved by more than this share of the feature's typical value."""
 
 
 class Pairs(NamedTuple):
@@ -143,15 +142,32 @@ class Tally:
         return reasons
 
 
-def moved(blocks: Iterable[Pairs], typical_F: Floats) -> tuple[Ints, Ints]:
-    """On how many turns each feature rose, and fell, by more than a tenth of its typical value."""
-    f = len(typical_F)
-    risen_F, fallen_F = np.zeros(f, np.int64), np.zeros(f, np.int64)
+def switched(blocks: Iterable[Pairs], typical_F: Floats, by: float) -> Iterator[Pairs]:
+    """The turns on which features came on or went out: values moved by more than `by` times the typical one.
+
+    An entry is 1 in `after` where the feature came on, 1 in `before` where it went out, so that a mean change of these
+    is the share of turns on which it came on less that on which it went out.
+    """
     for pairs in blocks:
-        share_E = (pairs.after_E - pairs.before_E) / typical_F[pairs.features_E]
-        risen_F += np.bincount(pairs.features_E[share_E > MOVED], minlength=f)
-        fallen_F += np.bincount(pairs.features_E[share_E < -MOVED], minlength=f)
-    return risen_F, fallen_F
+        step_E = (pairs.after_E - pairs.before_E) / typical_F[pairs.features_E]
+        far_E = np.abs(step_E) > by
+        up_E = step_E[far_E] > 0
+        yield pairs._replace(
+            rows_E=pairs.rows_E[far_E], features_E=pairs.features_E[far_E],
+            before_E=(~up_E).astype(np.float64), after_E=up_E.astype(np.float64),
+        )  # fmt: skip
+
+
+def judged(switches: Changes, all_values: Changes, least: int) -> tuple[Floats, Floats]:
+    """(p, q) of features coming on or going out, over the features that are active often enough to be told of.
+
+    One that did so in fewer than `least` conversations is no evidence either way and gets a p of 1.
+    """
+    told = all_values.withheld == ""
+    p = np.where(switches.conversations >= least, np.nan_to_num(switches.p, nan=1.0), 1.0)
+    q = np.full(len(p), np.nan)
+    q[told] = benjamini_hochberg(p[told])
+    return np.where(told, p, np.nan), q
 
 
 def intervals(blocks: Iterable[Pairs], features_K: Ints, n_boot: int, seed: int) -> tuple[Floats, Floats]:

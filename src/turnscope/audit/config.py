@@ -68,8 +68,10 @@ class DiffConfig(Config):
     fall: float = Field(default=0.2, ge=0, le=1)
     """Turns on which the dictionary explains so much less of the second model, as a share of what it explains of the
     first, are left out of every feature's figures."""
-    margin: float = Field(default=0.05, ge=0)
-    """A change is claimed when it is beyond this, counted in the feature's typical value."""
+    by: float = Field(default=1.0, gt=0)
+    """A feature has come on, or gone out, where its value moved by more than so many times its typical one."""
+    margin: float = Field(default=0.01, ge=0, lt=1)
+    """A change is claimed when the share of turns on which it came on, less that where it went out, is beyond this."""
     fdr: float = Field(default=0.05, gt=0, lt=1)
     min_conversations: int = Field(default=10, ge=2)
     """A feature active in fewer gets no test."""

@@ -28,7 +28,7 @@ from turnscope.artifacts import (
     sole_writer,
     write_json,
 )
-from turnscope.audit.changes import Changes, Moved, Pairs, Tally, intervals, most_changed, moved
+from turnscope.audit.changes import Changes, Moved, Pairs, Tally, intervals, judged, most_changed, switched
 from turnscope.audit.config import DiffConfig
 from turnscope.audit.foregoing import Corpus, foregoing
 from turnscope.audit.pairs import Fit, Matched, Reading, match
@@ -64,7 +64,7 @@ class DiffResult:
 
     @cached_property
     def features(self) -> pa.Table:
-        """One row for each feature, the claimed ones first, then by effect; see docs/diff.md for the columns."""
+        """One row for each feature, the claimed ones first, then by net share of turns; see docs/diff.md."""
         return pq.ParquetFile(self.artifact.path / FEATURES).read()
 
     @cached_property
@@ -240,12 +240,17 @@ def _report(
             f"none of {len(matched.before_P):,} turns is explained well enough in the second model",
             where=str(draft.path), fix="use a dictionary that reads both models",
         )  # fmt: skip
-    claimed_F = np.nan_to_num(changes.q, nan=1.0) <= config.fdr
-    order_F = ranking(changes, claimed_F)
-    table = _feature_table(config, kept, changes, claimed_F, order_F)
-    _write(draft, FEATURES, table)
+    counted = Tally(sae.config.n_features)
+    for pairs in switched(kept, changes.typical, config.by):
+        counted.add(pairs)
+    switches = counted.result(config.margin, config.min_conversations)
+    p_F, q_F = judged(switches, changes, config.min_conversations)
+    claimed_F = np.nan_to_num(q_F, nan=1.0) <= config.fdr
+    order_F = ranking(changes, switches, claimed_F)
+    _write(draft, FEATURES, _feature_table(config, kept, changes, switches, (p_F, q_F, claimed_F), order_F))
     shown = order_F[changes.withheld[order_F] == ""][: config.shown]
-    found = most_changed(kept, shown, np.sign(changes.change[shown]), max(config.turns, _LOOKED_BEFORE))
+    signs = np.sign(np.where(switches.change == 0, changes.change, switches.change))
+    found = most_changed(kept, shown, signs[shown], max(config.turns, _LOOKED_BEFORE))
     _write(draft, TURNS, _turn_table(shown, [turns[: config.turns] for turns in found], texts))
     _write(draft, BEFORE, _before_table(shown[:_EXPLAINED], found[:_EXPLAINED], texts))
     _write(draft, WITHHELD, _withheld_table(kept.lost, texts))
@@ -261,31 +266,35 @@ def _report(
     write_json(draft.path / FACTS, {
         "variance_explained": {"before": explained[0], "after": explained[1]},
         "median_effect": float(np.median(effects)) if len(effects) else None,
-        "margin": config.margin, "fdr": config.fdr, "fall": config.fall, "counts": counts, "notes": notes,
+        "by": config.by, "margin": config.margin, "fdr": config.fdr, "fall": config.fall,
+        "counts": counts, "notes": notes,
     })  # fmt: skip
     return draft.commit(counts)
 
 
-def ranking(changes: Changes, claimed_F: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Features in the order of the table: claimed ones first, then tested ones, each by size of effect."""
+def ranking(changes: Changes, switches: Changes, claimed_F: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Features in the order of the table: claimed ones first, then tested ones, each by the net share of turns on which
+    they came on or went out, then by effect.
+    """
     effect = np.nan_to_num(np.abs(changes.effect))
-    return np.lexsort((np.arange(len(effect)), -effect, changes.withheld != "", ~claimed_F))
+    return np.lexsort((np.arange(len(effect)), -effect, -np.abs(switches.change), changes.withheld != "", ~claimed_F))
 
 
 def _feature_table(
-    config: DiffConfig, kept: _Kept, changes: Changes, claimed_F: NDArray[np.bool_], order_F: NDArray[np.int64]
-) -> pa.Table:
-    low_F, high_F = np.full((2, len(order_F)), np.nan)
+    config: DiffConfig, kept: _Kept, changes: Changes, switches: Changes, test: tuple[Any, Any, Any],
+    order_F: NDArray[np.int64],
+) -> pa.Table:  # fmt: skip
+    bounds = np.full((4, len(order_F)), np.nan)
     told = order_F[changes.withheld[order_F] == ""][: config.intervals]
     if len(told):
-        low_F[told], high_F[told] = intervals(kept, told, config.n_boot, config.seed)
-    risen_F, fallen_F = moved(kept, changes.typical)
+        bounds[:2, told] = intervals(switched(kept, changes.typical, config.by), told, config.n_boot, config.seed)
+        bounds[2:, told] = intervals(kept, told, config.n_boot, config.seed)
     columns = {
-        "feature": np.arange(len(order_F), dtype=np.int32), "claimed": claimed_F,
-        "effect": changes.effect, "effect_low": low_F / changes.typical, "effect_high": high_F / changes.typical,
-        "change": changes.change, "low": low_F, "high": high_F, "p": changes.p, "q": changes.q,
+        "feature": np.arange(len(order_F), dtype=np.int32), "claimed": test[2],
+        "net": switches.change, "net_low": bounds[0], "net_high": bounds[1], "p": test[0], "q": test[1],
+        "came_on": switches.mean_after, "went_out": switches.mean_before,
+        "effect": changes.effect, "change": changes.change, "low": bounds[2], "high": bounds[3],
         "mean_before": changes.mean_before, "mean_after": changes.mean_after, "typical": changes.typical,
-        "risen": risen_F / changes.n_turns, "fallen": fallen_F / changes.n_turns,
         "density_before": changes.density_before, "density_after": changes.density_after,
         "conversations": changes.conversations, "withheld": changes.withheld.astype(str),
     }  # fmt: skip

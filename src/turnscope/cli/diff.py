@@ -25,8 +25,8 @@ def diff(
     splits: Annotated[tuple[Literal["train", "explain", "eval", "locked"], ...], Parameter(consume_multiple=True)] = (
         "train", "explain", "eval",
     ),
-    margin: float = 0.05, fdr: float = 0.05, fall: float = 0.2, min_conversations: int = 10, n_boot: int = 1000,
-    seed: int = 0, limit: int = 20, turns: int = 2,
+    by: float = 1.0, margin: float = 0.01, fdr: float = 0.05, fall: float = 0.2, min_conversations: int = 10,
+    n_boot: int = 1000, seed: int = 0, limit: int = 20, turns: int = 2,
     output_format: Annotated[Literal["table", "jsonl"], Parameter(name="--format")] = "table",
 ) -> None:  # fmt: skip
     """The same conversations through two models: which features rose or fell, and on which turns (docs/diff.md).
@@ -52,8 +52,10 @@ def diff(
         Folder of the result; contrasts/diff-NAME in the first run folder when not given.
     splits
         Turns that are compared. The locked ones are left out unless named.
+    by
+        A feature has come on, or gone out, where its value moved by more than so many times its typical one.
     margin
-        Claim a change only beyond this, counted in the feature's typical value.
+        Claim a change only where the share of turns on which it came on, less that where it went out, is beyond this.
     fdr
         False discovery rate at which changes are claimed.
     fall
@@ -78,7 +80,8 @@ def diff(
         before=before, after=after, sae=sae or _beside(before, "saes/turn", "--sae"),
         transcripts=transcripts or _beside(before, "transcripts", "--transcripts"),
         out=out or _beside(before, "", "--out") / "contrasts" / f"diff-{after.resolve().name}",
-        splits=splits, margin=margin, fdr=fdr, fall=fall, min_conversations=min_conversations, n_boot=n_boot, seed=seed,
+        splits=splits, by=by, margin=margin, fdr=fdr, fall=fall, min_conversations=min_conversations, n_boot=n_boot,
+        seed=seed,
     )  # fmt: skip
     result = run(config)
     if output_format == "jsonl":
@@ -104,25 +107,25 @@ def _print_table(result: DiffResult, limit: int, turns: int) -> None:
     from turnscope.cli._spans_view import console
 
     table = Table(box=None, pad_edge=False)
-    for name in ("feature", "effect", "95 %", "q", "before", "after", "risen", "fallen", "turns"):
+    for name in ("feature", "net", "95 %", "q", "came on", "went out", "effect", "turns"):
         table.add_column(name, justify="left" if name == "turns" else "right", overflow="fold")
     shown = [row for row in result.features.slice(0, limit).to_pylist() if not row["withheld"]]
     examples: dict[int, list[dict[str, Any]]] = {}
     for row in result.turns.to_pylist():
         examples.setdefault(row["feature"], []).append(row)
-    said_before: dict[int, str] = {}
+    words: dict[int, list[str]] = {}
     for row in result.before.to_pylist():
-        if row["p"] <= _PECULIAR and row["feature"] not in said_before:
+        if row["p"] <= _PECULIAR:
             counts = f"{row['changed']} of {row['of_changed']}, elsewhere {row['others']} of {row['of_others']}"
-            said_before[row["feature"]] = f'before: "{visible(row["phrase"])}" in {counts}'
+            words.setdefault(row["feature"], []).append(f'before: "{visible(row["phrase"])}" in {counts}')
     for row in shown:
         cells = [
-            f"F{row['feature']}" + ("*" if row["claimed"] else ""), f"{row['effect']:+.3f}",
-            f"{row['effect_low']:+.3f} {row['effect_high']:+.3f}", f"{row['q']:.2g}", f"{row['mean_before']:.3f}",
-            f"{row['mean_after']:.3f}", f"{row['risen']:.1%}", f"{row['fallen']:.1%}",
+            f"F{row['feature']}" + ("*" if row["claimed"] else ""), f"{row['net']:+.2%}",
+            f"{row['net_low']:+.2%} {row['net_high']:+.2%}", f"{row['q']:.2g}", f"{row['came_on']:.2%}",
+            f"{row['went_out']:.2%}", f"{row['effect']:+.3f}",
         ]  # fmt: skip
         said = [_turn(turn) for turn in examples.get(row["feature"], [])[:turns]]
-        said += [said_before[row["feature"]]] if row["feature"] in said_before else []
+        said += words.get(row["feature"], [])[:turns]
         table.add_row(*map(Text, (*cells, "\n".join(said))))
     console().print(table)
 
@@ -140,8 +143,8 @@ def _tell(result: DiffResult) -> None:
     facts, counts = result.facts, result.facts["counts"]
     explained = facts["variance_explained"]
     lines = [
-        f"{counts['features.claimed']:,} of {counts['features.tested']:,} tested features changed beyond "
-        f"{facts['margin']:g} of their typical value at FDR {facts['fdr']:g} (marked *); median |effect| "
+        f"{counts['features.claimed']:,} of {counts['features.tested']:,} tested features came on or went out on over "
+        f"{facts['margin']:.1%} of turns, net, at FDR {facts['fdr']:g} (marked *); median |effect| "
         f"{_number(facts['median_effect'])}",
         f"{counts['turns.kept']:,} of {counts['turns']:,} turns in {counts['conversations']:,} conversations; "
         f"{counts['turns.withheld']:,} left out: there the dictionary explains over {facts['fall']:.0%} less of the "
