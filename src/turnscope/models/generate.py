@@ -77,7 +77,13 @@ def generate(
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message], template: str) -> str:
-    """The prompt as text, up to where the assistant begins. Raises ConfigError when the template refuses it."""
+    """The prompt as text, up to where the assistant begins. Raises ConfigError when the template refuses it,
+    or a message spells one of the tokenizer's control tokens, which would forge the end of a turn.
+    """
+    added = getattr(tokenizer, "get_added_vocab", dict)()
+    forged = next((token for token in added if token.strip() and any(token in m["content"] for m in messages)), None)
+    if forged is not None:
+        raise ConfigError(f"a prompt spells the control token {forged!r}", fix="take it out of the prompt or question")
     try:
         return str(
             tokenizer.apply_chat_template(
