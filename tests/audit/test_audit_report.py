@@ -146,9 +146,9 @@ def full(tmp_path_factory: pytest.TempPathFactory, usual: support.World) -> dict
     example = {"conversation_id": "c", "turn": 1, "role": "user", "text": "words", "row": 0}
     report["monitors"] = [
         {
-            "name": "m", "alerts": alerts, "turns": 9, "conversations": 9, "conversations_alerted": alerts, "bound": bound,
-            "bound_withheld": "" if bound else "why", "recall": 0.9, "recall_ci": [0.8, 0.95], "recall_on": "there",
-            "false_alerts_expected": 0.1, "notices": ["note"], "examples": [example] * alerts, "formula": "f",
+            "name": "m", "alerts": alerts, "turns": 9, "conversations": 9, "conversations_alerted": alerts,
+            "bound": bound, "bound_withheld": "" if bound else "why", "recall": 0.9, "recall_ci": [0.8, 0.95],
+            "recall_on": "there", "false_alerts_expected": 0.1, "notices": ["note"], "examples": [example] * alerts, "formula": "f",
         }
         for alerts, bound in ((1, 0.4), (0, 0.2), (0, None))
     ]  # fmt: skip
@@ -325,7 +325,8 @@ def test_a_trait_is_trusted_from_nine_tenths_on(
 
 def test_what_reads_figures_never_imports_torch() -> None:
     names = ("report", *(f"reports.{n}" for n in (
-        "together", "surprise", "unusual", "trust", "bounds", "watch", "unseen", "render", "verdict", "stages", "baseline",
+        "together", "surprise", "unusual", "trust", "bounds", "watch", "unseen", "render", "verdict", "stages",
+        "baseline", "described",
     )))  # fmt: skip
     code = f"import sys, {', '.join(f'turnscope.audit.{name}' for name in names)}; print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ COMMANDS = [
     "demo", "demo corpus", "demo train-model", "demo check-model", "run", "import", "export", "spans", "harvest",
     "sweep", "train", "index", "features", "features split", "evaluate", "convert", "verify", "repair", "merge",
     "split", "query", "search", "contrast", "persona",
-    "monitor", "monitor fit", "monitor new", "monitor run", "monitor drift",
+    "audit", "diff", "find", "label", "monitor", "monitor fit", "monitor new", "monitor run", "monitor drift",
 ]  # fmt: skip
 # Runs a command line and then says which heavy libraries it brought in.
 PROBE = """
