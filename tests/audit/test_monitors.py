@@ -294,7 +294,7 @@ def test_a_near_key_is_offered_and_other_files_are_told_apart(tmp_path: Path, in
 def test_drift_is_told_where_it_is_and_not_where_it_is_not(index: FeatureIndex, tmp_path: Path):
     fit.run(config(index, tmp_path / "m.toml", baselines=False))
     same = planted(tmp_path / "same", seed=7)
-    moved = planted(tmp_path / "moved", seed=8, shift=1.5)
+    moved = planted(tmp_path / "moved", seed=8, shift=4.0)
     few = planted(tmp_path / "few", seed=9, chats=10)
 
     def told(other: FeatureIndex) -> drift.DriftResult:

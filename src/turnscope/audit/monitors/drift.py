@@ -115,7 +115,8 @@ def _compare(
     usual_B = binned(points, edges) / len(points)
     bin_R = np.searchsorted(edges, scores_R, side="left")
     now_B = np.bincount(bin_R, minlength=len(edges) + 1) / len(scores_R)
-    worth = min(effective_number(bin_R == b, cluster_R) for b in np.unique(bin_R))
+    # chance alone gives a PSI of the sum over bins of (1 - share) / number, so numbers are averaged as their inverses
+    worth = 1 / float(np.mean([1 / effective_number(bin_R == b, cluster_R) for b in np.unique(bin_R)]))
     usual_worth = min(reference.n_alerts_worth or reference.n_turns, reference.n_turns)
     usual_worth = max(usual_worth, reference.n_conversations)
     noise = 1 / worth + 1 / usual_worth

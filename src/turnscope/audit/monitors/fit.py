@@ -124,6 +124,7 @@ def run(config: MonitorFitConfig) -> FitResult:
     report = config.out.with_suffix(".report.json")
     write_json(report, _report(monitor, [mine, *others], shown, differences, verdicts))
     write_monitor(monitor, config.out)
+    said += _everyday(monitor)
     if config.locked:
         said.append(f"look {len(monitor.locked)} at the locked turns: each further look makes their figures worth less")
     return FitResult(monitor, config.out, report, [mine, *others], shown, differences, verdicts, tuple(said))
@@ -302,6 +303,21 @@ def _with_figures(
     assert monitor.calibration is not None
     calibration = monitor.calibration.model_copy(update={"verdict": " ".join(verdicts)})
     return monitor.model_copy(update={"figures": points, "locked": looks, "calibration": calibration})
+
+
+def _everyday(monitor: Monitor) -> list[str]:
+    """How often it would go off among all turns, where that is far from the rate that was asked for."""
+    reference, calibration = monitor.reference, monitor.calibration
+    if reference is None or calibration is None or reference.n_alerts is None:
+        return []
+    share = reference.n_alerts / reference.n_turns
+    labelled = (calibration.n_positive + calibration.n_negative) / reference.n_turns
+    if labelled > 0.8 or share <= 3 * calibration.fpr:
+        return []
+    return [
+        f"it would alert on {share:.1%} of all {reference.n_turns:,} turns of its roles, of which only {labelled:.1%} "
+        "are labelled: the rate holds for turns like the negatives, so let these be like what it will see"
+    ]
 
 
 def _verdicts(mine: Contender, sets: dict[str, Labelled], differences: dict[str, Difference]) -> tuple[str, ...]:
