@@ -138,7 +138,7 @@ def described(result: DiffResult, rude: int) -> dict[str, Any]:
         "net_of_other": round(table[1 if rank == 1 else 0]["net"], 4),
         "median": round(result.facts["median_effect"], 4),
         "withheld": result.facts["counts"]["turns.withheld"],
-        "explained": [round(value, 3) for value in result.facts["variance_explained"].values()],
+        "explained": [round(result.facts["variance_explained"][side], 3) for side in ("before", "after")],
         "triggered_of_shown": f"{triggered}/{len(shown)}",
     }  # fmt: skip
 

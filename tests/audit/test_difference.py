@@ -4,6 +4,7 @@ refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -222,3 +223,26 @@ def test_turns_that_only_one_model_read_are_counted(
 def test_torch_is_imported_only_when_it_reads() -> None:
     code = "import sys, turnscope.audit.difference; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_command_prints_a_table_or_all_rows(
+    world: Path, found: DiffResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from turnscope.cli.main import main
+
+    given = [str(world / "a"), str(world / "b"), "--sae", str(world / "sae"), "--transcripts",
+             str(world / "transcripts"), "--n-boot", "200", "--out", str(tmp_path / "out")]  # fmt: skip
+
+    def told() -> tuple[str, str]:
+        with contextlib.suppress(SystemExit):
+            main(["diff", *given])
+        return capsys.readouterr()
+
+    out, err = told()
+    assert f"F{PLANTED}*" in out
+    assert "1 of 15 tested features" in err  # the last one is never active
+    given += ["--format", "jsonl"]
+    rows = [json.loads(line) for line in told()[0].splitlines()]
+    assert [row["feature"] for row in rows] == found.features["feature"].to_pylist()
+    assert rows[-1]["withheld"] == "active on no turn in either reading"
+    assert rows[-1]["q"] is None
