@@ -148,7 +148,8 @@ def full(tmp_path_factory: pytest.TempPathFactory, usual: support.World) -> dict
         {
             "name": "m", "alerts": alerts, "turns": 9, "conversations": 9, "conversations_alerted": alerts,
             "bound": bound, "bound_withheld": "" if bound else "why", "recall": 0.9, "recall_ci": [0.8, 0.95],
-            "recall_on": "there", "false_alerts_expected": 0.1, "notices": ["note"], "examples": [example] * alerts, "formula": "f",
+            "recall_on": "there", "false_alerts_expected": 0.1, "notices": ["note"],
+            "examples": [example] * alerts, "formula": "f",
         }
         for alerts, bound in ((1, 0.4), (0, 0.2), (0, None))
     ]  # fmt: skip

@@ -9,7 +9,8 @@ import cli_support
 import pytest
 
 COMMANDS = [
-    "demo", "demo corpus", "demo train-model", "demo check-model", "run", "import", "export", "spans", "harvest",
+    "demo", "demo corpus", "demo train-model", "demo check-model", "demo finetune", "run", "import", "export", "spans",
+    "harvest",
     "sweep", "train", "index", "features", "features split", "evaluate", "convert", "verify", "repair", "merge",
     "split", "query", "search", "contrast", "persona",
     "audit", "diff", "find", "label", "monitor", "monitor fit", "monitor new", "monitor run", "monitor drift",
