@@ -54,6 +54,14 @@ def config(index: FeatureIndex, out: Path, **changes: object) -> MonitorFitConfi
     return MonitorFitConfig(index=index.artifact.path, out=out, **settings)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def fitted(index: FeatureIndex, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of a calibrated monitor called m."""
+    path = tmp_path_factory.mktemp("fitted") / "m.toml"
+    fit.run(config(index, path, baselines=False))
+    return path.read_text()
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -232,8 +240,8 @@ def test_run_over_an_index_finds_what_the_rule_finds_and_resumes(index: FeatureI
     assert run(other).turns_per_second == 0
 
 
-def test_another_dictionary_is_refused_with_both_fingerprints(index: FeatureIndex, tmp_path: Path):
-    fit.run(config(index, tmp_path / "m.toml", baselines=False))
+def test_another_dictionary_is_refused_with_both_fingerprints(index: FeatureIndex, fitted: str, tmp_path: Path):
+    (tmp_path / "m.toml").write_text(fitted)
     monitor = read_monitor(tmp_path / "m.toml")
     other = monitor.dictionary.model_copy(update={"fingerprint": "0123456789abcdef0123"})
     write_monitor(monitor.model_copy(update={"dictionary": other}), tmp_path / "other.toml")
@@ -258,13 +266,11 @@ def test_another_dictionary_is_refused_with_both_fingerprints(index: FeatureInde
     ],
 )  # fmt: skip
 def test_damaged_files_are_refused(
-    index: FeatureIndex, tmp_path: Path, change: tuple[str, str], error: type[Exception], what: str
+    fitted: str, tmp_path: Path, change: tuple[str, str], error: type[Exception], what: str
 ):
     path = tmp_path / "m.toml"
-    fit.run(config(index, path, baselines=False))
-    text = path.read_text()
-    assert change[0] in text
-    path.write_text(text.replace(*change, 1))
+    assert change[0] in fitted
+    path.write_text(fitted.replace(*change, 1))
     with pytest.raises(error, match=what):
         read_monitor(path)
 
@@ -291,8 +297,8 @@ def test_a_near_key_is_offered_and_other_files_are_told_apart(tmp_path: Path, in
         read_monitor(path)
 
 
-def test_drift_is_told_where_it_is_and_not_where_it_is_not(index: FeatureIndex, tmp_path: Path):
-    fit.run(config(index, tmp_path / "m.toml", baselines=False))
+def test_drift_is_told_where_it_is_and_not_where_it_is_not(fitted: str, tmp_path: Path):
+    (tmp_path / "m.toml").write_text(fitted)
     same = planted(tmp_path / "same", seed=7)
     moved = planted(tmp_path / "moved", seed=8, shift=4.0)
     few = planted(tmp_path / "few", seed=9, chats=10)
@@ -308,9 +314,9 @@ def test_drift_is_told_where_it_is_and_not_where_it_is_not(index: FeatureIndex, 
     assert told(few).word == "too few to tell"
 
 
-def test_no_drift_is_seldom_taken_for_drift(index: FeatureIndex, tmp_path: Path):
+def test_no_drift_is_seldom_taken_for_drift(fitted: str, tmp_path: Path):
     """Resampled turns of the very reference: chance alone."""
-    fit.run(config(index, tmp_path / "m.toml", baselines=False))
+    (tmp_path / "m.toml").write_text(fitted)
     monitor = read_monitor(tmp_path / "m.toml")
     rng, false = np.random.default_rng(0), 0
     for draw in range(20):
