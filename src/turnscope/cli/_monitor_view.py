@@ -27,6 +27,10 @@ def print_fit(result: FitResult) -> None:
         if name in result.sets:
             print(f"\n{title}: {result.sets[name]}")
             print_points(result.contenders, name, fpr)
+            mine = result.contenders[0].points[name]
+            if not isinstance(mine, Withheld):
+                shares = (f"{share:g}: {_short(figure)}" for share, figure in mine.by_prevalence.items())
+                print(f"precision of this monitor where the share of positives is {'; '.join(shares)}")
     print()
     for verdict in result.verdicts:
         print(visible(verdict))
