@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scipy.stats import poisson
+
 
 def verdict(report: dict[str, Any]) -> list[str]:
     """A sentence each on features, conversations, monitors, reconstruction and blind spots."""
@@ -50,9 +52,11 @@ def _conversations(surprise: dict[str, Any]) -> str:
 def _monitors(monitors: list[dict[str, Any]]) -> list[str]:
     if not monitors:
         return []
-    loud = [each for each in monitors if each["alerts"]]
     silent = [each for each in monitors if not each["alerts"]]
-    text = f"{len(loud)} of {len(monitors)} monitors raised alerts."
+    text = " ".join(_alerts(each) for each in monitors if each["alerts"])
+    if silent:
+        names = ", ".join(each["name"] for each in silent)
+        text += f" Silent: {names}." if text else f"Monitors were silent: {names}."
     told = [each for each in silent if each["bound"] is not None]
     if told:
         worst = max(told, key=lambda each: each["bound"])
@@ -60,6 +64,17 @@ def _monitors(monitors: list[dict[str, Any]]) -> list[str]:
     if len(told) < len(silent):
         text += f" {len(silent) - len(told)} silent without a measured recall: their silence says nothing."
     return [text]
+
+
+def _alerts(each: dict[str, Any]) -> str:
+    text = f"{each['name']}: {each['alerts']:,} alerts in {each['conversations_alerted']:,} of "
+    text += f"{each['conversations']:,} conversations"
+    expected = each["false_alerts_expected"]
+    if expected is None:
+        return f"{text}; how many of them are false was never measured."
+    if each["alerts"] <= poisson.ppf(0.975, expected):
+        return f"{text}, about as many as false alarms make ({expected:.1f} expected)."
+    return f"{text} ({expected:.1f} false ones expected)."
 
 
 def _trust(trust: dict[str, Any]) -> str:
