@@ -92,6 +92,24 @@ def test_a_feature_of_length_is_unmasked_among_turns_of_equal_length(index: Feat
     assert "turn length alone reaches" in result.verdict
 
 
+def test_where_the_sets_share_no_source_the_source_may_be_all_there_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    chat_N = np.repeat(np.arange(CHATS), EACH)
+    sad_N = chat_N // 2 % 2 == 0
+    values = (rng.random((len(chat_N), F)) < 0.15) * rng.gamma(2, 1, (len(chat_N), F))
+    values[:, 3] = np.where(sad_N, rng.random(len(chat_N)) < 0.9, rng.random(len(chat_N)) < 0.03) * 2.0
+    labels = [{"mood": "sad" if sad else "calm", "source": "x" if sad else "y"} for sad in sad_N.tolist()]
+    index = write_index(tmp_path / "features" / "x", values, chat_N, labels=labels)
+    result = contrast(index, config(index))
+    first = result.features[0]
+    assert first["feature"] == 3
+    assert first["separates"]
+    within = {each["name"]: each for each in first["within"]}
+    assert within["source"]["auroc"] is None
+    assert "source" in first["confounded_by"]
+    assert result.verdict.startswith("No feature separates A from B better than source does alone (1)")
+
+
 def test_what_a_query_names_is_neither_ranked_nor_a_confound(index: FeatureIndex) -> None:
     result = contrast(index, config(index, a="F3 > 0 & role = user", b="!F3 & role = user"))
     assert 3 not in [row["feature"] for row in result.features]

@@ -218,8 +218,8 @@ class _Judged:
         """The AUROC among turns that are alike.
 
         `explains`: less than half of its distance from one half is left; or what reached `least` does so no more, or is
-        outdone by the confound alone, whose bins are wider than what it tells. Intervals take time, so only the best
-        feature of each direction has them.
+        outdone by the confound alone, whose bins are wider than what it tells, or of which A and B share no value.
+        Intervals take time, so only the best feature of each direction has them.
         """
         found: list[dict[str, Any]] = []
         mine_N = self.is_a_N if side == "a" else ~self.is_a_N
@@ -227,10 +227,11 @@ class _Judged:
             within = auroc_within(
                 values_N, mine_N, confound.stratum_N, self.clusters_N, n_boot=n_boot, seed=self.config.seed
             )
-            explains = False
-            if isinstance(within, Estimate) and auroc > 0.5:
-                lost = within.value < self.config.least or (alone["auroc"] or 0.0) >= auroc
-                explains = bool((lost and auroc >= self.config.least) or within.value - 0.5 < (auroc - 0.5) / 2)
+            lost, halved = (alone["auroc"] or 0.0) >= auroc, False
+            if isinstance(within, Estimate):
+                lost |= within.value < self.config.least
+                halved = auroc > 0.5 and within.value - 0.5 < (auroc - 0.5) / 2
+            explains = bool((lost and auroc >= self.config.least) or halved)
             found.append({"name": confound.name, **_figures(within), "explains": explains})
         return found
 
