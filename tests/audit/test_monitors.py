@@ -13,9 +13,11 @@ from turnscope.artifacts import ConfigError, DataError, IntegrityError, StorageE
 from turnscope.audit.config import MonitorDriftConfig, MonitorFitConfig, MonitorRunConfig
 from turnscope.audit.monitors import drift, fit
 from turnscope.audit.monitors.block import blocks_of
-from turnscope.audit.monitors.file import Monitor, read_monitor, write_monitor
+from turnscope.audit.monitors.file import Monitor, ProbeTable, read_monitor, write_monitor
+from turnscope.audit.monitors.reference import reference_of
 from turnscope.audit.monitors.run import run
 from turnscope.audit.monitors.scoring import Rule, settle
+from turnscope.audit.readings import Readings
 from turnscope.features.query.errors import QueryError
 from turnscope.features.store import FeatureIndex
 from turnscope.stats import Estimate, Withheld
@@ -312,6 +314,23 @@ def test_drift_is_told_where_it_is_and_not_where_it_is_not(fitted: str, tmp_path
     assert {each.name for each in told(moved).shares if each.word != "no drift"} >= {"alerts", "F3"}
     assert "Fit m again" in told(moved).words
     assert told(few).word == "too few to tell"
+
+
+def test_a_score_that_equals_the_threshold_is_no_alert_when_drift_is_told(
+    index: FeatureIndex, fitted: str, tmp_path: Path
+):
+    """In single precision 0.1 is more than 0.1, and most turns score the bias alone."""
+    path = tmp_path / "m.toml"
+    path.write_text(fitted)
+    probe = ProbeTable(features=(7,), weights=(1.0,), bias=0.1, threshold=0.1)
+    monitor = read_monitor(path).model_copy(update={"probe": probe})
+    reference = reference_of(monitor, Readings(index), ["train", "explain"])
+    write_monitor(monitor.model_copy(update={"reference": reference}), path)
+    settings = MonitorDriftConfig(monitor=path, index=index.artifact.path, splits=("train", "explain"), n_boot=100)
+    alerts = drift.run(settings).shares[0]
+    assert alerts.name == "alerts"
+    assert alerts.reference < 0.5
+    assert alerts.now == pytest.approx(alerts.reference, rel=1e-4)
 
 
 def test_no_drift_is_seldom_taken_for_drift(fitted: str, tmp_path: Path):

@@ -96,16 +96,18 @@ def run(config: MonitorDriftConfig) -> DriftResult:
         raise DataError("no turn to look at", where=config.index, fix="widen --where or --splits")
     clusters_R = Readings(index).clusters(rows)
     names, cluster_R = np.unique(clusters_R, return_inverse=True)
-    scores_R = capped(monitor.scorer.scores(index)[rows])
-    fires = {f"F{each.feature}": index.matrix([each.feature], rows)[:, 0] > 0 for each in reference.features}
-    result = _compare(monitor, scores_R, fires, cluster_R, len(names), config)
+    scores_R = monitor.scorer.scores(index)[rows]
+    hits = {f"F{each.feature}": index.matrix([each.feature], rows)[:, 0] > 0 for each in reference.features}
+    if monitor.threshold is not None:  # of the scores as they are: rounded, one that equals the threshold may exceed it
+        hits["alerts"] = scores_R > monitor.threshold
+    result = _compare(monitor, capped(scores_R), hits, cluster_R, len(names), config)
     if config.out is not None:
         write_json(config.out, asdict(result))
     return result
 
 
 def _compare(
-    monitor: Monitor, scores_R: Floats, fires: dict[str, NDArray[np.bool_]], cluster_R: NDArray[np.intp],
+    monitor: Monitor, scores_R: Floats, hits: dict[str, NDArray[np.bool_]], cluster_R: NDArray[np.intp],
     n_conversations: int, config: MonitorDriftConfig,
 ) -> DriftResult:  # fmt: skip
     reference = monitor.reference
@@ -128,7 +130,7 @@ def _compare(
     low, high = (float(max(0.0, x)) for x in np.quantile(psis, (0.025, 0.975)) - bias - len(edges) / worth)
     corrected = max(0.0, value - bias)
     word = _word(corrected, value > chance, n_conversations)
-    shares = _shares(monitor, scores_R, fires, cluster_R, n_conversations)
+    shares = _shares(monitor, hits, cluster_R, n_conversations)
     gap_low, gap_high = (float(x) for x in np.quantile(gaps, (0.025, 0.975)))
     return DriftResult(
         monitor.name, len(scores_R), n_conversations, reference.n_turns, _short(corrected), _short(min(low, corrected)),
@@ -189,17 +191,15 @@ def _bootstrap(
 
 
 def _shares(
-    monitor: Monitor, scores_R: Floats, fires: dict[str, NDArray[np.bool_]], cluster_R: NDArray[np.intp],
-    n_conversations: int,
-) -> tuple[Share, ...]:  # fmt: skip
+    monitor: Monitor, hits: dict[str, NDArray[np.bool_]], cluster_R: NDArray[np.intp], n_conversations: int
+) -> tuple[Share, ...]:
     reference = monitor.reference
     assert reference is not None
-    rows: list[tuple[str, NDArray[np.bool_], int]] = []
-    if monitor.threshold is not None and reference.n_alerts is not None:
-        rows.append(("alerts", scores_R > monitor.threshold, reference.n_alerts))
-    rows += [(f"F{each.feature}", fires[f"F{each.feature}"], each.n_active) for each in reference.features]
-    measured = [(name, *_share(hits, cluster_R, usual, reference.n_turns, reference.n_conversations))
-                for name, hits, usual in rows]  # fmt: skip
+    usual = {f"F{each.feature}": each.n_active for each in reference.features}
+    if "alerts" in hits and reference.n_alerts is not None:
+        usual = {"alerts": reference.n_alerts, **usual}
+    measured = [(name, *_share(hits[name], cluster_R, n, reference.n_turns, reference.n_conversations))
+                for name, n in usual.items()]  # fmt: skip
     adjusted = benjamini_hochberg([row[-1] for row in measured])
     return tuple(
         Share(name, _short(now), _short(low), _short(high), _short(usual), _short(p), _short(float(q)),
