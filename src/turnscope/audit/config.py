@@ -278,7 +278,7 @@ class AuditConfig(Config):
     """Conversations longer than the model's context; as in the baseline's harvest when not given."""
     fdr: float = Field(default=0.05, gt=0, lt=1)
     """Expected share of false ones among the features, and the conversations, said to be unusual."""
-    shown: int = Field(default=8, ge=1, le=100)
+    shown: int = Field(default=6, ge=1, le=100)
     """Features in the report; all are in features.parquet."""
     examples: int = Field(default=5, ge=1, le=100)
     """Unusual conversations, unusual turns and alerts of a monitor in the report."""

@@ -19,7 +19,7 @@ def audit(
     name: str = "audit", baseline_where: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
     baseline_activations: Path | None = None, baseline_transcripts: Path | None = None,
     chat_format: str | None = None, allow_bad_lines: bool = False,
-    too_long: Literal["skip", "window", "truncate-left"] | None = None, fdr: float = 0.05, shown: int = 8,
+    too_long: Literal["skip", "window", "truncate-left"] | None = None, fdr: float = 0.05, shown: int = 6,
     most: int = 20_000, n_boot: int = 500, seed: int = 0, device: str = "cpu", trust_remote_code: bool = False,
     json: bool = False,
 ) -> None:  # fmt: skip

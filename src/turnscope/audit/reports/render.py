@@ -13,7 +13,7 @@ from typing import Any
 
 from turnscope.artifacts.text import visible
 
-_EVIDENCE = 220  # characters of a turn on the page
+_EVIDENCE = 180  # characters of a turn on the page
 _REASONS = {
     "dropped.role": "turns of roles that are not read",
     "dropped.too_long": "turns of conversations longer than the model's context",
@@ -118,13 +118,18 @@ def _markdown(text: str) -> str:
 def _said(each: dict[str, Any]) -> str:
     """Where a turn stands and its words, for Markdown."""
     whose = " (of the baseline)" if each.get("of") == "baseline" else ""
-    place = f"{_cut(each['conversation_id'], 60)} turn {each['turn']}, {each['role']}{whose}: "
+    place = f"{_ident(each['conversation_id'])} turn {each['turn']}, {each['role']}{whose}: "
     return _Plain(_markdown(place + (_cut(each["text"]) if each.get("text") is not None else "no text at hand")))
 
 
 def _cut(text: str | None, most: int = _EVIDENCE) -> str:
     words = " ".join((text or "").split())
     return words if len(words) <= most else words[: most - 1] + "…"
+
+
+def _ident(text: str, most: int = 60) -> str:
+    """The name of a conversation or file; the end of a long one is kept, since there its number is."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
 def _number(value: int) -> str:
@@ -166,6 +171,6 @@ def _mix(values: list[list[Any]]) -> str:
 
 
 _FILTERS = {
-    "cut": _cut, "number": _number, "decimal": _decimal, "percent": _percent, "auroc": _auroc, "chance": _chance,
-    "interval": _interval, "mix": _mix,
+    "cut": _cut, "ident": _ident, "number": _number, "decimal": _decimal, "percent": _percent, "auroc": _auroc,
+    "chance": _chance, "interval": _interval, "mix": _mix,
 }  # fmt: skip

@@ -26,7 +26,7 @@ from turnscope.features.store import FeatureIndex
 from turnscope.stats import Estimate, Withheld, auroc_ci
 
 Ints = NDArray[np.int64]
-SAME = 0.5
+SAME = 0.8
 """A feature that fires on so much the same turns as one before it (Jaccard, where both are more) is told with it."""
 _Z95 = 1.959963984540054
 _WORD_F1 = 0.3
