@@ -27,6 +27,7 @@ from turnscope.audit.reports.trust import Rebuilder, trust
 from turnscope.audit.reports.unseen import traits
 from turnscope.features.encode import Dictionary
 from turnscope.harvest.store import open_activations
+from turnscope.sae.nested import NestedSAE
 
 HOSTILE = (
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</style><style>*{display:none}", "{{ 7*7 }}",
@@ -233,6 +234,18 @@ def test_variance_explained_is_that_of_the_decoder(tmp_path: Path) -> None:
     assert found.explained == pytest.approx(1 - (x_ND[:, 3] ** 2).sum() / ((x_ND - x_ND.mean(0)) ** 2).sum(), rel=1e-4)
     same = trust(found, found, np.arange(len(rows)))
     assert same["worse"] == int((found.nmse_N > np.quantile(found.nmse_N, 0.95, method="higher")).sum())
+
+
+def test_a_nested_dictionary_is_judged_by_its_turn_block(tmp_path: Path) -> None:
+    nested = NestedSAE(support.identity(), support.identity(unit="token"))
+    worlds = [
+        support.make_world(tmp_path / name, renamed(support.planted(n, seed=n), name), nested, tokens=True, splits=ALL)
+        for name, n in (("file", 12), ("usual", 40))
+    ]
+    report = measure(settings(tmp_path), ready(*worlds), traits(tmp_path, worlds[1].index, [])[0])[0]
+    assert report["trust"]["explained_file"] == pytest.approx(1, abs=1e-6)
+    assert report["made_with"]["n_features"] == 2 * support.F
+    assert "the turn block alone is judged" in render_html(report)
 
 
 def test_tokens_are_summed_over_a_turn(tmp_path: Path) -> None:
