@@ -8,6 +8,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def config(world: Path, out: Path, **settings: Any) -> DiffConfig:
 @pytest.fixture(scope="module")
 def found(world: Path, tmp_path_factory: pytest.TempPathFactory) -> DiffResult:
     return run(config(world, tmp_path_factory.mktemp("out") / "diff"))
+
+
+def test_copies_of_a_conversation_are_one(chats: list[support.Chat], tmp_path: Path) -> None:
+    copies = [replace(chat, conversation=f"{chat.conversation}-again") for chat in chats]
+    both = [*chats, *copies]
+    transcripts = support.make_transcripts(tmp_path / "transcripts", both)
+    support.make_activations(tmp_path / "a", transcripts, both)
+    support.make_activations(tmp_path / "b", transcripts, [*changed(chats), *changed(copies)])
+    support.save_sae(tmp_path / "sae", support.identity())
+    every = ("train", "explain", "eval", "locked")
+    counts = run(config(tmp_path, tmp_path / "diff", splits=every, block_turns=5)).facts["counts"]
+    assert (counts["turns"], counts["conversations"]) == (len(both), 80)
 
 
 def test_the_planted_change_is_first_and_alone(found: DiffResult, chats: list[support.Chat]) -> None:

@@ -26,8 +26,8 @@ Floats = NDArray[np.float64]
 
 
 class Matched(NamedTuple):
-    """The turns that both stores have, in order: their rows, the number of their conversation, and how many have no
-    partner.
+    """The turns that both stores have, conversation after conversation: their rows, the number of their conversation
+    (duplicates of a conversation have one number), and how many have no partner.
     """
 
     before_P: Ints
@@ -39,7 +39,7 @@ class Matched(NamedTuple):
 
 def match(before: ActivationStore, after: ActivationStore, splits: tuple[str, ...]) -> Matched:
     """Pair the turns of some splits. DataError when there are none, IntegrityError when a turn has other tokens."""
-    tables = [store.table(["conversation_id", "turn", "split", "n_tokens"]) for store in (before, after)]
+    tables = [store.table(["conversation_id", "turn", "split", "group", "n_tokens"]) for store in (before, after)]
     rows = [_of_splits(table, splits) for table in tables]
     tables = [table.take(pa.array(own)) for table, own in zip(tables, rows, strict=True)]
     ids = pa.chunked_array([c for table in tables for c in table["conversation_id"].chunks], pa.string())
@@ -54,10 +54,12 @@ def match(before: ActivationStore, after: ActivationStore, splits: tuple[str, ..
     other = int((lengths[0][at_before] != lengths[1][at_after]).sum())
     if other:
         raise IntegrityError(f"{other:,} turns have other tokens in the second: the two were not rendered alike")
-    conversation = np.unique(number[:cut][at_before], return_inverse=True)[1]
+    group = tables[0]["group"].combine_chunks().dictionary_encode().indices.to_numpy()[at_before]
+    order = np.argsort(group, kind="stable")
     return Matched(
-        rows[0][at_before], rows[1][at_after], conversation, cut - len(at_before), len(rows[1]) - len(at_after)
-    )
+        rows[0][at_before[order]], rows[1][at_after[order]], np.unique(group[order], return_inverse=True)[1],
+        cut - len(at_before), len(rows[1]) - len(at_after),
+    )  # fmt: skip
 
 
 def _of_splits(table: pa.Table, splits: tuple[str, ...]) -> Ints:
