@@ -119,6 +119,17 @@ def test_other_kind_is_refused(tmp_path: Path) -> None:
         begin(tmp_path / "x", "other", Stage(), INPUTS)
 
 
+@pytest.mark.parametrize("named", ["run", "run/things/trun", "run/others/turn"])
+def test_a_wrong_folder_is_answered_with_the_right_one(tmp_path: Path, named: str) -> None:
+    finished(tmp_path / "run/things/turn")
+    done = begin(tmp_path / "run/others/turn", "other", Stage(), INPUTS)
+    assert isinstance(done, Draft)
+    done.commit({})
+    with pytest.raises((IntegrityError, StorageError)) as caught:
+        Artifact.open(tmp_path / named, "thing")
+    assert caught.value.fix == f"did you mean {tmp_path / 'run/things/turn'}?"
+
+
 def test_folder_of_someone_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.tmp").write_text("dear")
     with pytest.raises(IntegrityError, match=r"letter\.tmp"):

@@ -13,12 +13,13 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from turnscope.artifacts.atomic import TEMP_SUFFIX, fsync_file, fsync_folder, storage_error, write_json
 from turnscope.artifacts.config import Config
-from turnscope.artifacts.errors import IntegrityError
+from turnscope.artifacts.errors import IntegrityError, TurnscopeError
 from turnscope.artifacts.fingerprint import canonical_json, file_sha256
 from turnscope.artifacts.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileRecord, Manifest, read_manifest
 from turnscope.artifacts.run_folder import RunFolder
@@ -44,9 +45,15 @@ class Artifact:
         damaged, of another kind, or of a newer schema.
         """
         folder = Path(path)
-        manifest, data = read_manifest(folder)
+        try:
+            manifest, data = read_manifest(folder)
+        except TurnscopeError as error:
+            if not (folder / MANIFEST_NAME).exists():
+                error.fix = _meant(folder, kind) or error.fix
+            raise
         if manifest.kind != kind:
-            raise IntegrityError(f"expected {kind!r}, found {manifest.kind!r}", where=folder)
+            fix = _meant(folder, kind) or f"name a folder that holds {kind}"
+            raise IntegrityError(f"expected {kind!r}, found {manifest.kind!r}", where=folder, fix=fix)
         return Artifact(folder, manifest, sha256(data).hexdigest())
 
     def verify(self) -> list[str]:
@@ -66,6 +73,26 @@ class Artifact:
 
     def _torn(self) -> list[str]:
         return sorted(name for name, record in self.manifest.files.items() if not self._right_size(name, record))
+
+
+def _meant(folder: Path, kind: str) -> str:
+    """Which artifacts of the kind lie in the folder, else near it: a run folder is easily named for what it holds."""
+    for place in (folder, folder.parent, folder.parent.parent):
+        if place == Path(place.anchor):
+            break
+        near = (path.parent for under in ("*", "*/*") for path in place.glob(f"{under}/{MANIFEST_NAME}"))
+        with contextlib.suppress(OSError):
+            found = sorted(each for each in islice(near, 100) if _is_of(each, kind))
+            if found:
+                return f"did you mean {' or '.join(str(each) for each in found[:3])}?"
+    return ""
+
+
+def _is_of(folder: Path, kind: str) -> bool:
+    try:
+        return read_manifest(folder)[0].kind == kind
+    except TurnscopeError:
+        return False
 
 
 @contextlib.contextmanager

@@ -67,11 +67,11 @@ def _config_error(cls: type[Config], error: ValidationError) -> ConfigError:
 
 
 def _problem(cls: type[Config], details: ErrorDetails) -> str:
-    name = ".".join(str(part) for part in details["loc"]) or cls.__name__
+    name = ".".join(str(part) for part in details["loc"])
     if details["type"] == "missing":
         return f"{name}: must be given"
     if details["type"] == "extra_forbidden":
         return f"{name}: no such field"
     message = details["msg"].removeprefix("Value error, ")
     # A whole-config check is handed the whole config as its input: no use repeating it.
-    return f"{name}: {message}" + (f" (got {details['input']!r})" if details["loc"] else "")
+    return f"{name}: {message} (got {details['input']!r})" if name else message
