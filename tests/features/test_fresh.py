@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def chat(i: int) -> Conversation:
     return Conversation.from_messages(turns, id=f"chat-{i}")
 
 
-def make(folder: Path, unit: str) -> FeatureIndex:
+def make(folder: Path, unit: str, **settings: Any) -> FeatureIndex:
     transcripts = folder / "transcripts"
     import_conversations([chat(i) for i in range(4)], transcripts, ImportConfig(out=transcripts, near_duplicates=None))
     tokens = "all" if unit == "token" else "none"
@@ -52,6 +53,7 @@ def make(folder: Path, unit: str) -> FeatureIndex:
     config = IndexConfig(
         activations=activations / "resid.1", sae=folder / "saes" / unit, transcripts=transcripts,
         out=folder / "features" / unit, splits=("train", "explain", "eval", "locked"),
+        **settings,
     )  # fmt: skip
     return FeatureIndex(run(config).artifact, open_transcripts(transcripts))
 
@@ -62,9 +64,12 @@ def harvest_width(path: Path) -> int:
     return open_activations(path).d_model
 
 
-@pytest.mark.parametrize("unit", ["turn", "token"])
-def test_codes_are_those_of_the_index(tmp_path: Path, unit: str) -> None:
-    index = make(tmp_path, unit)
+@pytest.mark.parametrize(
+    ("unit", "settings"),
+    [("turn", {}), ("token", {}), ("token", {"pool": "mean"}), ("token", {"pool": "sum", "outlier_norm": 1.02})],
+)
+def test_codes_are_those_of_the_index(tmp_path: Path, unit: str, settings: dict[str, Any]) -> None:
+    index = make(tmp_path, unit, **settings)
     with pytest.raises(ConfigError, match="nothing says"):
         FreshReader(index)
     (tmp_path / "run.toml").write_text(f"model = '{MODEL}'\n")
@@ -77,8 +82,9 @@ def test_codes_are_those_of_the_index(tmp_path: Path, unit: str) -> None:
         mine = slice(fresh.codes.ptr[i], fresh.codes.ptr[i + 1])
         assert np.array_equal(fresh.codes.features_E[mine], known.features_E)
         np.testing.assert_allclose(fresh.codes.values_E[mine], known.values_E, rtol=2e-3, atol=1e-3)
-        assert len(known.features_E)
+
     assert len(fresh.turns) == 8
+    assert len(fresh.codes.features_E)
     with pytest.raises(DataError, match="no turn can be read"):
         reader.read([Conversation.from_messages([{"role": "user", "content": "  "}])])
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnscope.artifacts import Artifact, ConfigError, DataError, IntegrityError, TurnscopeError
-from turnscope.features.encode import Csr, Dictionary
+from turnscope.features.encode import Csr, Dictionary, Pool
 from turnscope.features.find import Codes
+from turnscope.features.postings import sink_norm
 from turnscope.features.store import FeatureIndex
 from turnscope.harvest.again import require_inputs, settings_again
 from turnscope.harvest.harvest import open_subject, record
@@ -27,8 +28,6 @@ from turnscope.harvest.write import compute
 from turnscope.models.load import DTYPES
 from turnscope.models.site import Site
 from turnscope.transcripts.conversation import Conversation
-
-_NORM_SAMPLE = 20_000  # tokens whose median norm tells what a sink is
 
 
 class Fresh(NamedTuple):
@@ -97,20 +96,16 @@ class FreshReader:
             lengths_N = np.asarray([len(turn.token_ids) for turn in shard.turns], np.int64)
             keep_T = np.linalg.norm(tokens_TD, axis=1) <= self._most_norm
             keep_T &= np.concatenate([turn.token_positions for turn in shard.turns]) > 0
-        block = self.dictionary.encode(mean_ND, tokens_TD, lengths_N, keep_T)
+        pool = cast("Pool", self.index.facts.get("pool", "max"))
+        block = self.dictionary.encode(mean_ND, tokens_TD, lengths_N, keep_T, pool)
         where = np.asarray([numbers[turn.conversation_id] for turn in shard.turns], np.int64)
         return Fresh(_codes(block.turns), shard.turns, where)
 
     def _norm_of_sinks(self) -> float:
-        """As the index has it, from tokens spread over the store."""
-        offsets = self.store.token_offsets
-        turns = np.unique(
-            np.linspace(0, len(self.store) - 1, min(len(self.store), _NORM_SAMPLE // 10)).astype(np.int64)
-        )
-        turns = turns[np.diff(offsets)[turns] > 0]
-        norms = np.linalg.norm(self.store.tokens_TD(offsets[turns]), axis=1)
-        times = float(cast(Any, self.index.artifact.manifest.config).get("outlier_norm", 10.0))
-        return times * float(np.median(norms)) if len(norms) else 0.0
+        """As the index has it."""
+        rows_N, offsets = self.index.turns["activation_row"].to_numpy(), self.store.token_offsets
+        times = float(cast(Any, self.index.artifact.manifest.config)["outlier_norm"])
+        return sink_norm(self.store, offsets[rows_N], offsets[rows_N + 1] - offsets[rows_N], times)
 
 
 def _renamed(conversation: Conversation, name: str) -> Conversation:

@@ -161,15 +161,9 @@ class Postings:
 
     @property
     def most_norm(self) -> float:
-        """Norm above which a token is an attention sink: so many times the median of tokens spread over the store."""
+        """Norm above which a token is an attention sink."""
         if not hasattr(self, "_norm"):
-            n = int(self._sizes_N.sum())
-            ends = np.cumsum(self._sizes_N)
-            picked = np.unique(np.linspace(0, max(0, n - 1), min(n, _NORM_SAMPLE)).astype(np.int64))
-            turns = np.searchsorted(ends, picked, side="right")
-            rows = self._firsts_N[turns] + picked - (ends - self._sizes_N)[turns]
-            norms = np.linalg.norm(self._store.tokens_TD(rows), axis=1)
-            self._norm = float(self._config.outlier_norm * np.median(norms)) if len(norms) else 0.0
+            self._norm = sink_norm(self._store, self._firsts_N, self._sizes_N, self._config.outlier_norm)
         return self._norm
 
     def _piece(self, number: int) -> Path:
@@ -202,6 +196,16 @@ class Written:
         """As `FeatureIndex.feature_turns`."""
         _, rows, values = gather(self._arrays, "by_feature", "rows", np.array([feature]))
         return rows, values
+
+
+def sink_norm(store: ActivationStore, firsts_N: Ints, sizes_N: Ints, times: float) -> float:
+    """So many times the median norm of tokens spread over the indexed turns; 0 without tokens."""
+    n = int(sizes_N.sum())
+    ends = np.cumsum(sizes_N)
+    picked = np.unique(np.linspace(0, max(0, n - 1), min(n, _NORM_SAMPLE)).astype(np.int64))
+    turns = np.searchsorted(ends, picked, side="right")
+    norms = np.linalg.norm(store.tokens_TD(firsts_N[turns] + picked - (ends - sizes_N)[turns]), axis=1)
+    return float(times * np.median(norms)) if len(norms) else 0.0
 
 
 def plan_blocks(sizes_N: Ints, most_turns: int, most_tokens: int) -> Iterator[tuple[int, int]]:
