@@ -124,3 +124,17 @@ def test_reading_traits_judging_and_figures_bring_in_no_torch() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize(
+    ("what", "prompts", "questions"),
+    [
+        ("question", 2, ["What is tea?", "How are you?", "Why?", "what is  tea?"]),
+        ("pair of prompts", 1, ["What is tea?", "How are you?", "Why?", "When?"]),
+    ],
+)
+def test_what_stands_twice_could_choose_and_judge_and_is_refused(what: str, prompts: int, questions: list[str]) -> None:
+    text = f'name = "kind"\ndefinition = "It is kind."\nquestions = {questions}\n'
+    text += "".join(f'[[prompts]]\npositive = "Be kind {i % prompts}."\nnegative = "Be cold."\n' for i in range(2))
+    with pytest.raises(ConfigError, match=f"a {what} stands twice"):
+        parse_trait(text)

@@ -87,6 +87,17 @@ class Trait(Config):
     labels: tuple[LabelledSet, ...] = ()
     caveats: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _none_twice(self) -> Self:
+        # one that stands twice could both choose features and judge them
+        pairs = [f"{pair.positive}\0{pair.negative}" for pair in self.prompts]
+        for what, texts in (("pair of prompts", pairs), ("question", list(self.questions))):
+            plain = [" ".join(text.split()).casefold() for text in texts]
+            twice = next((texts[i] for i, text in enumerate(plain) if text in plain[:i]), None)
+            if twice is not None:
+                raise ValueError(f"a {what} stands twice: {twice.partition(chr(0))[0][:80]!r}")
+        return self
+
     @property
     def fingerprint(self) -> str:
         """Names everything in it."""
@@ -96,8 +107,8 @@ class Trait(Config):
         """What it lacks for rollouts, in words; empty when nothing."""
         if len(self.prompts) < LEAST_PAIRS:
             return f"{len(self.prompts)} pairs of prompts, {LEAST_PAIRS} needed"
-        if len(set(self.questions)) < LEAST_QUESTIONS:
-            return f"{len(set(self.questions))} questions, {LEAST_QUESTIONS} needed"
+        if len(self.questions) < LEAST_QUESTIONS:
+            return f"{len(self.questions)} questions, {LEAST_QUESTIONS} needed"
         return ""
 
 

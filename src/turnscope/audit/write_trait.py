@@ -86,8 +86,9 @@ def read_written(text: str) -> Trait:
         rubric = str(cast("Mapping[str, Any]", found).get("rubric", "")).strip()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the answer is not the JSON that was asked for: {error}", fix="ask another model") from error
-    kept = [PromptPair(positive=p, negative=n) for p, n in dict.fromkeys(pairs) if p and n and p != n]
-    questions = tuple(dict.fromkeys(filter(None, asked)))
+    once = {(p.casefold(), n.casefold()): (p, n) for p, n in reversed(pairs) if p and n and p != n}
+    kept = [PromptPair(positive=p, negative=n) for p, n in reversed(once.values())]
+    questions = tuple(reversed({text.casefold(): text for text in reversed(asked) if text}.values()))
     return Trait.model_validate(
         {
             "name": "written", "definition": "written", "prompts": tuple(kept), "questions": questions,
