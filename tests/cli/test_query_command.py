@@ -59,6 +59,9 @@ def test_how_many(turnscope: cli_support.Command, index: Path) -> None:
     assert json.loads(ran.out) == {
         "query": "!F0", "turns": 6, "of_turns": 8, "conversations": 2, "of_conversations": 2
     }  # fmt: skip
+    ran = turnscope("query", index, "F0", "--count", "--out", "found.jsonl")
+    assert ran.code == 2
+    assert "--out" in ran.err
 
 
 def test_nothing_found_says_so(turnscope: cli_support.Command, index: Path) -> None:

@@ -66,6 +66,15 @@ def test_mistakes(
     assert (got, said in err) == (code, True), err
 
 
+def test_a_slip_in_the_second_set_is_told_before_a_model_is_needed(
+    turn_world: support.World, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "words.txt").write_text("I cannot help with that.")
+    sets = ("--positive", tmp_path / "words.txt", "--negative", "rol = user")
+    code, _, err = run(capsys, "find", turn_world.index.artifact.path, *sets)
+    assert (code, "did you mean" in err) == (2, True), err
+
+
 def test_a_topic_with_files(turn_world: support.World, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ("--topic", "law", "--llm", "any", "--backend", "files", "--llm-folder", tmp_path / "io", "--table",
              tmp_path / "t.sqlite")  # fmt: skip

@@ -50,8 +50,11 @@ def confounds(columns: TurnColumns, rows_N: Ints, named: Sequence[str], asked: f
     """
     for name in named:
         if name not in columns.fields and name not in columns.label_names:
-            known = [*columns.fields, *sorted(columns.label_names)]
-            raise ConfigError(f"no field or label {name!r} to check", fix=did_you_mean(name, known) or ", ".join(known))
+            known = list(dict.fromkeys([*columns.fields, *sorted(columns.label_names)]))
+            raise ConfigError(
+                f"no field or label {name!r} to check",
+                fix=did_you_mean(name, known) or f"there are: {', '.join(known)}",
+            )
     fields = [(columns.fields[name], False) for name in (*FIELDS, *named) if name in columns.fields]
     labels = [(name, True) for name in (*LABELS, *named) if name in columns.label_names and name not in columns.fields]
     found: list[Confound] = []

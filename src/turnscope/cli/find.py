@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from turnscope.artifacts.errors import ConfigError, DataError, StorageError
+from turnscope.artifacts.text import visible
 from turnscope.cli._llm import LLMFlags
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def find(
     output_format
         table or jsonl.
     """
+    from turnscope.features.find import Codes
     from turnscope.features.store import open_index
 
     given = [name for name, value in (("--like", like), ("--prompt", prompt), ("--turn", turn)) if value]
@@ -112,9 +114,11 @@ def find(
     if topic:
         ups, downs = _written(reading, topic, examples, llm or LLMFlags())
     else:
-        ups, downs = reading.example_set(str(positive), "--positive"), None
-        if negative:
-            downs = reading.example_set(negative, "--negative")
+        sides = [(text, flag) for text, flag in ((positive, "--positive"), (negative, "--negative")) if text]
+        # queries and files before the model: a slip in the second set should not cost the reading of the first
+        sets_read = [reading.examples(text, flag) for text, flag in sides]
+        ups, *rest = [each if isinstance(each, Codes) else reading.one_each(each) for each in sets_read]
+        downs = rest[0] if rest else None
     return _show_shared(opened, ups, downs, least, most, limit, output_format)
 
 
@@ -156,16 +160,16 @@ class _Reading:
             print(f"note: {lost} of {len(conversations)} examples have no turn that can be read", file=sys.stderr)
         return strongest(codes, number_N)
 
-    def example_set(self, value: str, flag: str) -> Codes:
-        """A file of conversations, or a query."""
+    def examples(self, value: str, flag: str) -> Codes | list[Conversation]:
+        """The conversations of a file, or the codes of the turns that satisfy a query."""
         path = Path(value)
         if path.suffix.lower() in _FILES or (len(value) < 4096 and path.is_file()):
-            return self.one_each(self.file(path))
+            return self.file(path)
         from turnscope.features.find import codes_of
 
         found = self.index.query(value)
         for notice in found.notices:
-            print(f"note: {notice}", file=sys.stderr)
+            print(f"note: {visible(notice)}", file=sys.stderr)
         if not len(found):
             raise ConfigError(f"{flag}: no turn satisfies the query", where=value, fix="widen it")
         return codes_of(self.index, found.rows)
@@ -267,7 +271,11 @@ def _show_active(
     if len(where) == 1:
         for row in rows:
             del row["turn"]
-    _show(index, rows, form, f"{len(rows):,} features active on {len(where):,} turns, by {by}")
+    _show(index, rows, form, f"{len(rows):,} features active on {_turns(len(where))}, by {by}")
+
+
+def _turns(n: int) -> str:
+    return "one turn" if n == 1 else f"{n:,} turns"
 
 
 def _place(text: str) -> tuple[str, int]:

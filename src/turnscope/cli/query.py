@@ -74,6 +74,8 @@ def query(
         raise ConfigError("a table is printed, not written", where=out, fix="end --out in .jsonl or .parquet")
     if form == "parquet" and not out and not count:
         raise ConfigError("Parquet is written, not printed", fix="name a file with --out")
+    if count and out:
+        raise ConfigError("--count prints a number and writes no turns", where=out, fix="leave out --count or --out")
     opened = open_index(index, transcripts)
     result = Querier(opened).find(question)
     for notice in result.notices:
