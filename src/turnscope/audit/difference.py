@@ -30,7 +30,7 @@ from turnscope.artifacts import (
 )
 from turnscope.audit.changes import Changes, Moved, Pairs, Tally, intervals, judged, most_changed, switched
 from turnscope.audit.config import DiffConfig
-from turnscope.audit.foregoing import Corpus, foregoing
+from turnscope.audit.foregoing import Corpus, foregoing, recurring
 from turnscope.audit.pairs import Fit, Matched, Reading, match
 from turnscope.harvest.store import ActivationStore, open_activations
 from turnscope.transcripts.conversation import Conversation
@@ -319,13 +319,13 @@ def _before_table(shown: NDArray[np.int64], found: list[list[Moved]], texts: _Te
         [("feature", pa.int32()), ("phrase", pa.string()), ("changed", pa.int64()), ("of_changed", pa.int64()),
          ("others", pa.int64()), ("of_others", pa.int64()), ("p", pa.float64())]
     )  # fmt: skip
-    rows, corpus = list[dict[str, Any]](), Corpus(texts.sample(_SAMPLE))
-    for feature, turns in zip(shown, found, strict=True):
-        changed = dict[str, int]()
-        for conversation, turn in texts.places([each.turn for each in turns]):
-            changed.setdefault(conversation, turn)
-        best = foregoing([(texts.get(name), turn) for name, turn in changed.items()], corpus)
-        rows += [{"feature": int(feature), **each._asdict()} for each in best]
+    changed = [texts.changed(turns) for turns in found]
+    corpus = Corpus(texts.sample(_SAMPLE), set[str]().union(*map(recurring, changed)))
+    rows = [
+        {"feature": int(feature), **each._asdict()}
+        for feature, own in zip(shown, changed, strict=True)
+        for each in foregoing(own, corpus)
+    ]
     return pa.Table.from_pylist(rows, schema)
 
 
@@ -361,9 +361,12 @@ class _Texts:
         chosen = firsts[np.unique(np.linspace(0, len(firsts) - 1, min(most, len(firsts))).astype(np.int64))]
         return (self._transcripts.get(name) for name, _ in self.places(chosen.tolist()))
 
-    def get(self, conversation_id: str) -> Conversation:
-        """A conversation."""
-        return self._transcripts.get(conversation_id)
+    def changed(self, turns: list[Moved]) -> list[tuple[Conversation, int]]:
+        """The conversations of some turns, each with the first of these."""
+        first = dict[str, int]()
+        for name, turn in self.places([each.turn for each in turns]):
+            first.setdefault(name, turn)
+        return [(self._transcripts.get(name), turn) for name, turn in first.items()]
 
     def tell(self, pairs: list[int]) -> dict[int, dict[str, Any]]:
         """Place, words, the turn before and labels, by number of the pair."""

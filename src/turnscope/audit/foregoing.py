@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import numpy as np
@@ -42,31 +43,42 @@ def phrases(conversation: Conversation, before: int | None) -> set[str]:
     return found
 
 
-class Corpus:
-    """Phrases of some conversations, each conversation counted once."""
+Changed = Sequence[tuple[Conversation, int]]
+"""Conversations with the number of the turn that changed."""
 
-    def __init__(self, conversations: Iterable[Conversation]) -> None:
+
+def recurring(changed: Changed) -> Counter[str]:
+    """Phrases that stand before the changed turn of three conversations or more, and of how many."""
+    ours = Counter[str]()
+    for conversation, turn in changed:
+        ours.update(phrases(conversation, turn))
+    return Counter({phrase: count for phrase, count in ours.items() if count >= _LEAST})
+
+
+class Corpus:
+    """In how many conversations some phrases stand. All phrases of long conversations would not fit in memory."""
+
+    def __init__(self, conversations: Iterable[Conversation], wanted: AbstractSet[str]) -> None:
         self.ids: set[str] = set()
         self.counts = Counter[str]()
         for conversation in conversations:
             self.ids.add(conversation.id)
-            self.counts.update(phrases(conversation, None))
+            self.counts.update(phrases(conversation, None) & wanted)
 
 
-def foregoing(changed: Sequence[tuple[Conversation, int]], corpus: Corpus, most: int = 3) -> list[Foregoing]:
-    """The phrases most peculiar to what stands before the changed turns (conversation, turn), the best first.
+def foregoing(changed: Changed, corpus: Corpus, most: int = 3) -> list[Foregoing]:
+    """The phrases most peculiar to what stands before the changed turns, the best first.
 
-    They are held against the other conversations of the corpus. `p` is hypergeometric, times the phrases that were
+    They are held against the other conversations of the corpus, which has counted those that are `recurring` here. `p` is hypergeometric, times the phrases that were
     looked at. Of phrases that stand in the same numbers of conversations the longest is given.
     """
-    ours, own = Counter[str](), Counter[str]()
-    for conversation, turn in changed:
-        ours.update(phrases(conversation, turn))
+    ours, own = recurring(changed), Counter[str]()
+    for conversation, _ in changed:
         if conversation.id in corpus.ids:
-            own.update(phrases(conversation, None))
+            own.update(phrases(conversation, None) & ours.keys())
     n_ours = len(changed)
     n_theirs = len(corpus.ids) - sum(conversation.id in corpus.ids for conversation, _ in changed)
-    often = [phrase for phrase, count in ours.items() if count >= _LEAST]
+    often = list(ours)
     if not often:
         return []
     mine = np.array([ours[phrase] for phrase in often])
