@@ -180,10 +180,9 @@ def _surprise(values: Floats, features: Ints, n_turns_F: Ints, n: int) -> NDArra
 
 def _against_corpus(index: FeatureIndex, features: Ints, values: Floats) -> tuple[NDArray[np.float64], Floats]:
     """(share of indexed turns with at least the value, share of the feature's own values that are not above it)."""
-    ptr, _, known_E = index.feature_codes(features)
     rarity, percentile = np.zeros(len(features)), np.zeros(len(features), np.float32)
-    for i, value in enumerate(values.tolist()):
-        own = known_E[ptr[i] : ptr[i + 1]]
+    for i, (feature, value) in enumerate(zip(features.tolist(), values.tolist(), strict=True)):
+        own = index.feature_turns(feature)[1]  # one feature at a time: those of all may be the whole index
         rarity[i] = np.count_nonzero(own >= value) / max(1, index.n_turns)
         percentile[i] = np.count_nonzero(own <= value) / max(1, len(own))
     return rarity, percentile

@@ -34,12 +34,15 @@ def pick_rows(index: Codes, usable_N: NDArray[np.bool_], most: int, seed: int) -
     Turn after turn in a random order is taken when some feature on it still lacks turns, rare features first.
     """
     rng = np.random.default_rng(seed)
-    lists = [index.feature_turns(feature)[0] for feature in range(index.n_features)]
-    lists = [rows[usable_N[rows]] for rows in lists]
+
+    def usable(feature: int) -> Ints:  # read twice: the turns of all features are too many to hold
+        rows = index.feature_turns(feature)[0]
+        return rows[usable_N[rows]]
+
     had_F = np.zeros(index.n_features, np.int64)
     taken = np.zeros(len(usable_N), np.bool_)
-    for feature in np.argsort([len(rows) for rows in lists], kind="stable").tolist():
-        rows = lists[feature]
+    for feature in np.argsort([len(usable(f)) for f in range(index.n_features)], kind="stable").tolist():
+        rows = usable(feature)
         wanted = min(EACH, len(rows)) - int(had_F[feature])
         if wanted <= 0:
             continue
