@@ -69,8 +69,9 @@ class Corpus:
 def foregoing(changed: Changed, corpus: Corpus, most: int = 3) -> list[Foregoing]:
     """The phrases most peculiar to what stands before the changed turns, the best first.
 
-    They are held against the other conversations of the corpus, which has counted those that are `recurring` here. `p` is hypergeometric, times the phrases that were
-    looked at. Of phrases that stand in the same numbers of conversations the longest is given.
+    They are held against the other conversations of the corpus, which has counted those that are `recurring` here.
+    `p` is hypergeometric, times the phrases that were looked at. Of phrases that stand in the same numbers of
+    conversations the longest is given.
     """
     ours, own = recurring(changed), Counter[str]()
     for conversation, _ in changed:

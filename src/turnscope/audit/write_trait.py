@@ -86,9 +86,15 @@ def read_written(text: str) -> Trait:
         rubric = str(cast("Mapping[str, Any]", found).get("rubric", "")).strip()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the answer is not the JSON that was asked for: {error}", fix="ask another model") from error
-    once = {(p.casefold(), n.casefold()): (p, n) for p, n in reversed(pairs) if p and n and p != n}
-    kept = [PromptPair(positive=p, negative=n) for p, n in reversed(once.values())]
-    questions = tuple(reversed({text.casefold(): text for text in reversed(asked) if text}.values()))
+    once: dict[str, tuple[str, str]] = {}
+    for p, n in pairs:
+        if p and n and p != n:
+            once.setdefault(f"{p}\0{n}".casefold(), (p, n))
+    kept = [PromptPair(positive=p, negative=n) for p, n in once.values()]
+    said: dict[str, str] = {}
+    for question in filter(None, asked):
+        said.setdefault(question.casefold(), question)
+    questions = tuple(said.values())
     return Trait.model_validate(
         {
             "name": "written", "definition": "written", "prompts": tuple(kept), "questions": questions,
