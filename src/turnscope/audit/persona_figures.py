@@ -24,6 +24,7 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 LEAST_QUESTIONS = 4
 """Fewest questions with both sides for which a test is made."""
+_MOST_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,10 @@ def rank(part: Part) -> Ranking:
     effect_F = _effect(high, low)
     fires = np.flatnonzero(np.diff(codes.indptr))
     p_F, q_F = np.ones(codes.shape[1]), np.ones(codes.shape[1])
-    p_F[fires] = question_test(codes[:, fires].toarray(), positive, part.questions_N)
+    step = max(1, _MOST_CELLS // codes.shape[0])
+    for start in range(0, len(fires), step):  # ranks are dense: some columns at a time
+        some = fires[start : start + step]
+        p_F[some] = question_test(codes[:, some].toarray(), positive, part.questions_N)
     q_F[fires] = benjamini_hochberg(p_F[fires])
     shares = [np.asarray((side != 0).sum(0)).ravel() / side.shape[0] for side in (high, low)]
     return Ranking(auroc_all(codes, positive), effect_F, shares[0], shares[1], p_F, q_F)
