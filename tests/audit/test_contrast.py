@@ -110,6 +110,17 @@ def test_where_the_sets_share_no_source_the_source_may_be_all_there_is(tmp_path:
     assert result.verdict.startswith("No feature separates A from B better than source does alone (1)")
 
 
+def test_what_has_too_many_values_to_check_is_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    chat_N = np.repeat(np.arange(CHATS), EACH)
+    values = (rng.random((len(chat_N), F)) < 0.2) * rng.gamma(2, 1, (len(chat_N), F))
+    labels = [{"mood": ("sad", "calm")[i // 2 % 2], "topic": f"topic {i % 300}"} for i in range(len(chat_N))]
+    index = write_index(tmp_path / "features" / "x", values, chat_N, labels=labels)
+    report = contrast(index, config(index)).report
+    assert "topic" not in [each["name"] for each in report["confounds"]]
+    assert any("topic has 300 values" in notice for notice in report["notices"])
+
+
 def test_what_a_query_names_is_neither_ranked_nor_a_confound(index: FeatureIndex) -> None:
     result = contrast(index, config(index, a="F3 > 0 & role = user", b="!F3 & role = user"))
     assert 3 not in [row["feature"] for row in result.features]

@@ -8,7 +8,7 @@ Legend: N turns of both sets, S strata (turns alike in one thing), G groups of e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,24 +48,36 @@ def confounds(columns: TurnColumns, rows_N: Ints, named: Sequence[str], asked: f
 
     Raises ConfigError for a name in `named` that is no field and no label.
     """
+    return [each for each in _candidates(columns, rows_N, named, asked) if _n_values(each) <= _MOST_VALUES]
+
+
+def unchecked(columns: TurnColumns, rows_N: Ints, named: Sequence[str], asked: frozenset[str]) -> list[str]:
+    """In words: what varies too, but has too many values to find turns that are alike in it. Raises as `confounds`."""
+    return [
+        f"{each.name} has {n:,} values, over {_MOST_VALUES}: not checked as a confound"
+        for each in _candidates(columns, rows_N, named, asked)
+        if (n := _n_values(each)) > _MOST_VALUES
+    ]
+
+
+def _n_values(confound: Confound) -> int:
+    return len(np.unique(confound.stratum_N))
+
+
+def _candidates(columns: TurnColumns, rows_N: Ints, named: Sequence[str], asked: frozenset[str]) -> Iterator[Confound]:
     for name in named:
         if name not in columns.fields and name not in columns.label_names:
-            known = list(dict.fromkeys([*columns.fields, *sorted(columns.label_names)]))
-            raise ConfigError(
-                f"no field or label {name!r} to check",
-                fix=did_you_mean(name, known) or f"there are: {', '.join(known)}",
-            )
+            known = [*columns.fields, *sorted(columns.label_names)]
+            raise ConfigError(f"no field or label {name!r} to check", fix=did_you_mean(name, known) or ", ".join(known))
     fields = [(columns.fields[name], False) for name in (*FIELDS, *named) if name in columns.fields]
     labels = [(name, True) for name in (*LABELS, *named) if name in columns.label_names and name not in columns.fields]
-    found: list[Confound] = []
     for name, is_label in dict.fromkeys([*fields, *labels]):
         if name in asked:
             continue
         column = columns.label(name) if is_label else columns.field(name)
         fine, coarse = (_strata(column, rows_N, name, bins) for bins in (_BINS, _COARSE))
-        if 1 < len(np.unique(fine)) <= _MOST_VALUES:
-            found.append(Confound(NAMES.get(name, name), fine, coarse))
-    return found
+        if len(np.unique(fine)) > 1:
+            yield Confound(NAMES.get(name, name), fine, coarse)
 
 
 def _strata(column: Column, rows_N: Ints, name: str, bins: int) -> Ints:

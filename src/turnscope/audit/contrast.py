@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from turnscope.artifacts import Artifact, atomic_path, begin, sole_writer, write_json
 from turnscope.audit._sides import Division, Sides, divide, find_sides
 from turnscope.audit.config import ContrastConfig
-from turnscope.audit.confounds import Confound, auroc_within, confounds, rates, together
+from turnscope.audit.confounds import Confound, auroc_within, confounds, rates, together, unchecked
 from turnscope.audit.separation import MIN_FIRING, Separation, clusters_of, separate
 from turnscope.audit.verdict import verdict
 from turnscope.features.query.result import Querier, words_of
@@ -113,6 +113,7 @@ def contrast(index: FeatureIndex, config: ContrastConfig, sides: Sides | None = 
     rows = judged.features(choose, judge)
     report = {
         **head,
+        "notices": [*head["notices"], *judged.notices],
         "tested": judge.n_tested,
         "differ": len(judge.discoveries(config.fdr)),
         "confounds": judged.confounds,
@@ -160,6 +161,7 @@ class _Judged:
         is_a = np.concatenate([self.is_a_N, self._is_a_chosen_on])
         self.clusters_N = clusters_of(index, self.rows_N)
         each = confounds(querier.names.columns, every, config.confounds, sides.fields)
+        self.notices = unchecked(querier.names.columns, every, config.confounds, sides.fields)
         whole = together(each)
         learnt = np.arange(len(every)) >= len(self.rows_N)
         n = len(self.rows_N)
