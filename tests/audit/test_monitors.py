@@ -194,6 +194,17 @@ def test_every_look_at_the_locked_turns_is_recorded(tmp_path: Path):
     assert [each["look"] for each in fit.looks_at(fresh)] == [1, 2, 3]  # and of the turns themselves
 
 
+def test_a_new_rule_takes_the_place_of_a_monitor_alone_and_keeps_its_looks(tmp_path: Path):
+    fresh = planted(tmp_path / "index", chats=200)
+    fit.run(config(fresh, tmp_path / "m.toml", baselines=False, locked=True))
+    made = fit.new(fresh.artifact.path, "F3 > 5", tmp_path / "m.toml")
+    assert len(made.locked) == len(read_monitor(tmp_path / "m.toml").locked) == 1
+    (tmp_path / "run.toml").write_text('model = "minilm"\n')
+    with pytest.raises(IntegrityError, match="monitor format"):
+        fit.new(fresh.artifact.path, "F3 > 5", tmp_path / "run.toml")
+    assert "minilm" in (tmp_path / "run.toml").read_text()
+
+
 def test_empty_and_contradicting_sets_are_refused(index: FeatureIndex, tmp_path: Path):
     out = tmp_path / "m.toml"
     with pytest.raises(DataError, match="no turn is positive"):
@@ -361,3 +372,13 @@ def test_monitors_of_an_index_never_import_torch(index: FeatureIndex, tmp_path: 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_silence_over_no_turns_is_told(index: FeatureIndex, fitted: str, tmp_path: Path):
+    path = tmp_path / "m.toml"
+    path.write_text(fitted)
+    ran = run(MonitorRunConfig(monitor=path, index=index.artifact.path, splits=("locked",)))
+    assert ran.counts["alerts"] == 0
+    assert any("no turn was scored" in each for each in ran.notices)
+    with pytest.raises(DataError, match=r"no turn to look at \(no turn has role"):
+        drift.run(MonitorDriftConfig(monitor=path, index=index.artifact.path, where="role = asistant"))

@@ -168,7 +168,11 @@ def new(
     index: Path, rule: str, out: Path, *, name: str = "", description: str = "",
     roles: tuple[str, ...] = ("assistant",), activations: Path | None = None, transcripts: Path | None = None,
 ) -> Monitor:  # fmt: skip
-    """Write a monitor from a rule as it stands, with a reference and no figures. Raises as `run`."""
+    """Write a monitor from a rule as it stands, with a reference and no figures. Raises as `run`.
+
+    Only a monitor is written over, and its looks at locked turns are kept.
+    """
+    earlier = _earlier_looks(out)
     opened = open_index(index, transcripts)
     readings = Readings(opened, activations)
     known = sorted(set(opened.turns["role"].to_pylist()))
@@ -178,7 +182,7 @@ def new(
             raise ConfigError(f"no turn of the index is of the role {role}", where=index, fix=fix)
     monitor = Monitor(
         name=name or out.stem, description=description, roles=roles, dictionary=dictionary_of(opened),
-        reading=reading_of(readings), rule=RuleTable(query=settle(rule, opened).query),
+        reading=reading_of(readings), rule=RuleTable(query=settle(rule, opened).query), locked=earlier,
     )  # fmt: skip
     splits = sorted(set(opened.turns["split"].to_pylist()) - {"locked"}) or ["locked"]
     monitor = monitor.model_copy(update={"reference": reference_of(monitor, readings, splits)})
