@@ -377,7 +377,8 @@ def test_monitors_of_an_index_never_import_torch(index: FeatureIndex, tmp_path: 
 def test_silence_over_no_turns_is_told(index: FeatureIndex, fitted: str, tmp_path: Path):
     path = tmp_path / "m.toml"
     path.write_text(fitted)
-    ran = run(MonitorRunConfig(monitor=path, index=index.artifact.path, splits=("locked",)))
+    write_monitor(read_monitor(path).model_copy(update={"roles": ("user",)}), path)
+    ran = run(MonitorRunConfig(monitor=path, index=index.artifact.path))
     assert ran.counts["alerts"] == 0
     assert any("no turn was scored" in each for each in ran.notices)
     with pytest.raises(DataError, match=r"no turn to look at \(no turn has role"):

@@ -64,6 +64,12 @@ def test_how_many(turnscope: cli_support.Command, index: Path) -> None:
     assert "--out" in ran.err
 
 
+@pytest.mark.parametrize("name", ["F9x", "role", "F-1"])
+def test_an_order_by_what_is_no_feature(turnscope: cli_support.Command, index: Path, name: str) -> None:
+    ran = turnscope("query", index, "F0", "--by", name)
+    assert (ran.code, "not the name of a feature" in ran.err) == (2, True), ran.err
+
+
 def test_nothing_found_says_so(turnscope: cli_support.Command, index: Path) -> None:
     ran = turnscope("query", index, "role = asistant")
     assert (ran.code, ran.out) == (0, "")

@@ -103,5 +103,5 @@ def test_label_then_search(turn_world: support.World, capsys: pytest.CaptureFixt
     assert {(row["feature"], row["source"]) for row in rows(out)} == {(3, "said"), (4, "me")}
     file.write_text("feature,text\n16,beyond\n", "utf-8")
     code, _, err = run(capsys, "label", path, file, "--replace")
-    assert (code, "none of the 16" in err) == (2, True)
+    assert (code, "none of the 16" in err, "F0 to F15" in err) == (2, True, True)
     assert len(world.index.explanations()) == 2

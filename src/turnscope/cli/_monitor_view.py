@@ -63,7 +63,7 @@ def print_points(contenders: list[Contender], name: str, fpr: float) -> None:
     }
     reasons |= {each.threshold.reason for each in contenders if isinstance(each.threshold, Withheld)}
     for reason in sorted(reasons):
-        print(f"  -: {visible(reason)}")
+        print(f"  withheld (-): {visible(reason)}")
 
 
 def _short(figure: Estimate | Withheld) -> str:

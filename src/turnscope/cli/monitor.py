@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from turnscope.artifacts.errors import ConfigError
 from turnscope.cli._output import print_json
 
 monitor = App(
@@ -229,6 +230,8 @@ def run(
     from turnscope.audit.monitors.run import run as run_monitor
     from turnscope.cli._monitor_view import print_alert
 
+    if limit < 0:
+        raise ConfigError(f"limit must be 0 or more, not {limit}")
     form = output_format or ("jsonl" if files == (Path("-"),) else "list")
     shown = 0
 

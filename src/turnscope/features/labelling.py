@@ -46,7 +46,8 @@ def read_explanations(path: Path, source: str = "") -> pa.Table:
     except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise DataError(f"cannot be read: {(str(error).splitlines() or [''])[0]}", where=path) from error
     if not found:
-        raise DataError("no explanation in it", where=path)
+        fix = 'write lines such as {"feature": 12, "text": "polite refusal"}'
+        raise DataError("no explanation in it", where=path, fix=fix)
     columns = zip(*found, strict=True)
     return pa.table(dict(zip(_COLUMNS, map(list, columns), strict=True)), EXPLANATION_SCHEMA)
 
@@ -62,6 +63,9 @@ def merged(old: pa.Table, new: pa.Table) -> pa.Table:
 
 
 def _checked(row: dict[str, Any], source: str) -> tuple[int, str, str]:
+    for name in ("feature", "text"):
+        if name not in row:
+            raise ValueError(f"no {name!r} in it, but {', '.join(map(repr, row)) or 'nothing'}")
     said, text = row["feature"], row["text"]
     digits = said[1:] if isinstance(said, str) and said[:1] in ("F", "f") else said
     if isinstance(digits, bool) or not isinstance(digits, int | str) or not str(digits).strip().isdecimal():

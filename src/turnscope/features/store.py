@@ -245,7 +245,12 @@ class FeatureIndex:
         if table["feature"].null_count or (
             len(features) and not 0 <= features.min() <= features.max() < self.n_features
         ):
-            raise ConfigError(f"an explanation names a feature that is none of the {self.n_features}")
+            none = sorted({each for each in features.tolist() if not 0 <= each < self.n_features})
+            raise ConfigError(
+                f"explanations name {', '.join(map(str, none[:5]))}: none of the {self.n_features} features",
+                where=self.artifact.path,
+                fix=f"it has F0 to F{self.n_features - 1}",
+            )
         with atomic_path(self.artifact.path / EXPLANATIONS) as temp:
             pq.write_table(table, temp)
         self.__dict__.pop("_querier", None)  # it knows the old ones

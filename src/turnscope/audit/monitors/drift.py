@@ -10,6 +10,7 @@ Legend: R turns looked at, B bins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -90,10 +91,13 @@ def run(config: MonitorDriftConfig) -> DriftResult:
     index = open_index(config.index, config.transcripts)
     monitor.require_dictionary(index.artifact.manifest.inputs.get("sae", ""), config.index)
     rows = everyday_rows(index, monitor.roles, config.splits)
+    notices: Sequence[str] = ()
     if config.where:
-        rows = np.intersect1d(rows, index.query(config.where).rows)
+        found = index.query(config.where)
+        rows, notices = np.intersect1d(rows, found.rows), found.notices
     if not len(rows):
-        raise DataError("no turn to look at", where=config.index, fix="widen --where or --splits")
+        why = f" ({'; '.join(notices)})" if notices else f" of the role {' or '.join(monitor.roles)}"
+        raise DataError(f"no turn to look at{why}", where=config.index, fix="widen --where or --splits")
     clusters_R = Readings(index).clusters(rows)
     names, cluster_R = np.unique(clusters_R, return_inverse=True)
     scores_R = monitor.scorer.scores(index)[rows]
@@ -242,7 +246,8 @@ def _word(corrected: float, is_told_from_chance: bool, n_conversations: int) -> 
 
 def _in_words(monitor: Monitor, word: Word, value: float, shares: tuple[Share, ...], n_conversations: int) -> str:
     if word == "too few to tell":
-        return f"Only {n_conversations} conversations: {_MIN_CONVERSATIONS} are needed to tell drift from chance."
+        only = "Only one conversation" if n_conversations == 1 else f"Only {n_conversations} conversations"
+        return f"{only}: {_MIN_CONVERSATIONS} are needed to tell drift from chance."
     moved = [each for each in shares if each.word == "drifted"]
     what = {
         "drifted": f"The scores have drifted (PSI {value:.2f}): what was measured of this monitor may hold no longer.",

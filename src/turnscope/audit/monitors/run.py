@@ -110,6 +110,7 @@ def run(config: MonitorRunConfig, on_alert: Callable[[Alert], None] | None = Non
                 if on_alert is not None:
                     on_alert(alert)
         counts = source.closed(total)
+        notices += _unwatched(monitor, counts)
         return RunResult(None, counts, _rate(total["turns"], start), tuple(notices))
     with sole_writer(config.out):
         draft = begin(config.out, KIND, config, {"monitor": monitor.fingerprint, **source.inputs})
@@ -119,7 +120,9 @@ def run(config: MonitorRunConfig, on_alert: Callable[[Alert], None] | None = Non
                     "a finished run lies here, and a stream does not come twice", where=config.out,
                     fix="name another folder",
                 )  # fmt: skip
-            return RunResult(config.out, draft.manifest.counts, 0.0, (*notices, "found finished"))
+            counts = draft.manifest.counts
+            notices += _unwatched(monitor, counts)
+            return RunResult(config.out, counts, 0.0, (*notices, "found finished"))
         made = _Pieces(draft, keep=not source.is_stream)
         done = 0
         for number, seen in enumerate(_shown(source.blocks(made.has))):
@@ -133,6 +136,7 @@ def run(config: MonitorRunConfig, on_alert: Callable[[Alert], None] | None = Non
         counts = source.closed(total)
         write_json(draft.path / SUMMARY, _summary(monitor, counts))
         draft.commit(counts)
+    notices += _unwatched(monitor, counts)
     if n_found:
         notices.append(f"{n_found} blocks were done by an earlier run")
     return RunResult(config.out, counts, _rate(done, start), tuple(notices))
@@ -143,6 +147,13 @@ def _notices(monitor: Monitor) -> Iterator[str]:
         yield "this monitor was never calibrated: how many of its alerts are false is not known"
     elif not is_trusted(monitor):
         yield f"its held-out figures do not say that it does more than chance. {monitor.calibration.verdict}"
+
+
+def _unwatched(monitor: Monitor, counts: Mapping[str, int]) -> list[str]:
+    if counts.get("turns_scored", 0):
+        return []
+    roles = " or ".join(monitor.roles)
+    return [f"no turn was scored, so silence says nothing: no turn of the role {roles} could be read"]
 
 
 def _rate(turns: int, start: float) -> float:

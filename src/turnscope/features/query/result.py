@@ -6,6 +6,7 @@ N turns of the index, H turns found (hits).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from turnscope.features.query.tree import FeatureTest, FieldTest, canonical, fie
 from turnscope.transcripts.store import TranscriptStore
 
 _BASE = ("conversation_id", "turn", "role", "split", "n_tokens")
+_BARE_WORD = re.compile(r"(?![fF]\d+$)[\w.-]+")
 _BATCH = 5_000  # hits whose words are held at a time
 _GAP = 64  # conversations between two wanted ones that are read along
 MOST_CONTEXT = 100
@@ -56,9 +58,12 @@ class Querier:
 
     def feature(self, text: str) -> int:
         """The feature that `F12` or `"words of its explanation"` names. Raises QueryError."""
+        wrong = ConfigError(f"not the name of a feature: {text!r}", fix='F12, or "words of its explanation"')
+        if _BARE_WORD.fullmatch(text.strip()):
+            raise wrong  # else the grammar asks what this field is compared with
         node = parse(text)
         if not isinstance(node, FeatureTest) or node.operator is not None:
-            raise ConfigError(f"not the name of a feature: {text!r}", fix='F12, or "words of its explanation"')
+            raise wrong
         bound = self.names.bind(node, text)
         assert isinstance(bound, FeatureTest)
         return int(bound.feature)
