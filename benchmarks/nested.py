@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write machine, rows and targets here")
     parser.add_argument("--work", type=Path, help="keep what is made here, and go on from it")
     parser.add_argument("--conversations", type=int, default=2000)
-    parser.add_argument("--turns", type=int, default=16_000, help="turns that each run learns from, with repeats")
+    parser.add_argument("--turns", type=int, default=48_000, help="turns that each run learns from, with repeats")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     size = Size(arguments.conversations, arguments.turns, (0, 1, 2), ORDER)
