@@ -213,6 +213,8 @@ def _finished(draft: Draft) -> Artifact:
 
 
 def _require_same_work(old: Mapping[str, Any], new: Mapping[str, Any], path: Path, state: str) -> None:
+    if old["kind"] != new["kind"]:  # settings of two kinds have nothing to compare
+        old, new = ({"kind": side["kind"]} for side in (old, new))
     fix = "use the old settings, another run name, or delete this folder"
     require_same(old, new, f"a {state} artifact is here, made otherwise:", where=path, fix=fix)
 
