@@ -5,7 +5,7 @@ Legend: P picked turns, S segments, D width, E entries, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,8 +18,7 @@ from turnscope.harvest.harvest import open_subject, record
 from turnscope.harvest.pool import Row
 from turnscope.harvest.prepare import Shard, TurnRow, prepare
 from turnscope.harvest.store import ActivationStore
-from turnscope.harvest.write import Computed, compute
-from turnscope.models.load import DTYPES
+from turnscope.harvest.write import compute, stored_values
 from turnscope.models.site import Site
 from turnscope.transcripts.conversation import Conversation
 from turnscope.transcripts.store import TranscriptStore
@@ -99,8 +98,8 @@ class Rereader:
         self, reading: Reading, dictionary: Dictionary, most_norm: float, pool: Pool = "max"
     ) -> tuple[Floats, Block]:
         """Means (P, D) of turns as a store would give them back, and their codes."""
-        made = compute(reading.shard, self.subject, self.config, [self.site], on_batch=_ignore, log=_say_nothing)
-        mean_PD = self._means(reading.shard.turns, made[self.site])
+        made = compute(reading.shard, self.subject, self.config, [self.site])
+        mean_PD = stored_values(reading.shard, made[self.site], self.config.dtype)
         if dictionary.unit == "turn":
             return mean_PD, dictionary.encode(mean_PD, None, np.zeros(len(mean_PD), np.int64), None)
         tokens_TD = made[self.site].tokens_TD.float().numpy()
@@ -119,14 +118,6 @@ class Rereader:
                 where=self.store.artifact.path,
                 fix="use the library versions and the device of the harvest, or harvest again",
             )
-
-    def _means(self, turns: Sequence[TurnRow], made: Computed) -> Floats:
-        import torch
-
-        mean_PD = made.values_ND
-        if self.config.pool == "mean":
-            mean_PD = mean_PD / np.asarray([turn.n_tokens for turn in turns], np.float32)[:, None]
-        return torch.from_numpy(mean_PD).to(DTYPES[self.config.dtype]).float().numpy()
 
 
 def alone_in(shard: Shard, numbers: dict[int, int], *, is_encoder: bool) -> Iterator[tuple[int, Row]]:
@@ -165,11 +156,3 @@ def _append(shard: Shard, turn: TurnRow, row: Row) -> None:
         Row(row.ids, row.places_P, row.lengths_S, np.array([number]), row.token_places, row.token_slots + first)
     )
     shard.n_tokens_stored += len(turn.token_ids)
-
-
-def _ignore(tokens: int, places: int) -> None:
-    """Tokens are not counted."""
-
-
-def _say_nothing(message: str) -> None:
-    """Batches that are halved are not logged."""

@@ -8,7 +8,7 @@ Legend: N turns read, D width, T their tokens.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -24,8 +24,7 @@ from turnscope.harvest.again import require_inputs, settings_again
 from turnscope.harvest.harvest import open_subject, record
 from turnscope.harvest.prepare import TurnRow, prepare
 from turnscope.harvest.store import ActivationStore, open_activations
-from turnscope.harvest.write import compute
-from turnscope.models.load import DTYPES
+from turnscope.harvest.write import compute, stored_values
 from turnscope.models.site import Site
 from turnscope.transcripts.conversation import Conversation
 
@@ -83,11 +82,8 @@ class FreshReader:
                 f"no turn can be read: {dropped or 'there are none'}" + (f": {shard.refusal}" * bool(shard.refusal)),
                 fix=f"give turns of the roles {', '.join(self.config.roles)}, with words in them",
             )
-        made = compute(shard, self.subject, self.config, [self.site], on_batch=_ignore, log=_say_nothing)[self.site]
-        mean_ND = made.values_ND
-        if self.config.pool == "mean":
-            mean_ND = mean_ND / np.asarray([turn.n_tokens for turn in shard.turns], np.float32)[:, None]
-        mean_ND = _stored(mean_ND, self.config.dtype)
+        made = compute(shard, self.subject, self.config, [self.site])[self.site]
+        mean_ND = stored_values(shard, made, self.config.dtype)
         if not np.isfinite(mean_ND).all():
             raise DataError("the model gives values that are not finite", fix="use float32 (model_dtype)")
         tokens_TD, lengths_N, keep_T = None, np.zeros(len(shard.turns), np.int64), None
@@ -117,12 +113,6 @@ def _renamed(conversation: Conversation, name: str) -> Conversation:
 def _codes(rows: Csr) -> Codes:
     ptr = np.concatenate([[0], np.cumsum(rows.counts)]).astype(np.int64)
     return Codes(ptr, rows.features_E.astype(np.int64), rows.values_E.astype(np.float32))
-
-
-def _stored(mean_ND: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
-    import torch
-
-    return torch.from_numpy(mean_ND).to(DTYPES[dtype]).float().numpy()
 
 
 def _beside(index: FeatureIndex, kind: str, flag: str) -> Path:
@@ -166,10 +156,3 @@ def _model_of(index: FeatureIndex, store: ActivationStore) -> str:
             f"where the model {name!r} is, nothing says", where=str(index.artifact.path), fix="name it with --model"
         )
     return found
-
-
-def _ignore(tokens: int, places: int) -> None:
-    """Tokens are not counted."""
-
-
-_say_nothing: Callable[[str], None] = lambda message: None  # noqa: E731

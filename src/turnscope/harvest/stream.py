@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from turnscope.artifacts import ConfigError, DataError, IntegrityError, fingerprint
@@ -31,8 +30,7 @@ from turnscope.harvest.harvest import open_subject, record
 from turnscope.harvest.prepare import Shard, prepare
 from turnscope.harvest.shards import Ints
 from turnscope.harvest.shuffle import Shuffle
-from turnscope.harvest.write import Computed, compute
-from turnscope.models.load import DTYPES
+from turnscope.harvest.write import Computed, compute, stored_values
 from turnscope.models.site import Site
 from turnscope.transcripts.conversation import Conversation
 from turnscope.transcripts.splits import check_split
@@ -143,7 +141,7 @@ class LiveHarvest:
     def _read(self, epoch: int, number: int) -> _Chunk:
         drawn = next(c for c in self._shuffle.chunks(self.seed, epoch) if c.number == number)
         shard = self._prepared(self._places[drawn.rows_M])
-        made = compute(shard, self._subject, self.config, self.sites, on_batch=_ignore, log=_say_nothing)
+        made = compute(shard, self._subject, self.config, self.sites)
         sizes = _sizes(shard, self.unit)
         finite_M = np.ones(int(sizes.sum()), np.bool_)
         rows = {site: self._rows(shard, made[site]) for site in self.sites}
@@ -157,14 +155,9 @@ class LiveHarvest:
 
     def _rows(self, shard: Shard, made: Computed) -> Floats:
         """A chunk's rows as a store would give them back: rounded to the type of storage."""
-        config = self.config
         if self.unit == "token":
             return made.tokens_TD.float().numpy()
-        mean_ND = made.values_ND
-        if config.pool == "mean":
-            n_tokens_N = np.asarray([turn.n_tokens for turn in shard.turns], np.float32)
-            mean_ND = mean_ND / n_tokens_N[:, None]
-        return torch.from_numpy(mean_ND).to(DTYPES[config.dtype]).float().numpy()
+        return stored_values(shard, made, self.config.dtype)
 
     def _prepared(self, places: Ints) -> Shard:
         return prepare(0, self._conversations(places), self._renderer, self._subject, self.config)
@@ -188,14 +181,6 @@ class LiveHarvest:
 def _sizes(shard: Shard, unit: str) -> Ints:
     """Rows of each turn."""
     return np.asarray([len(turn.token_ids) if unit == "token" else 1 for turn in shard.turns], np.int64)
-
-
-def _ignore(tokens: int, places: int) -> None:
-    """Tokens are not counted."""
-
-
-def _say_nothing(message: str) -> None:
-    """Batches that are halved are not logged."""
 
 
 @dataclass

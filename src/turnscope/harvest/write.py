@@ -62,8 +62,8 @@ def compute(
     config: HarvestConfig,
     sites: Sequence[Site],
     *,
-    on_batch: Callable[[int, int], None],
-    log: Callable[[str], None],
+    on_batch: Callable[[int, int], None] = lambda tokens, places: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> dict[Site, Computed]:
     """Run a shard once for several sites. ``on_batch`` is told the tokens of each batch, without padding and with it.
 
@@ -101,6 +101,19 @@ def compute(
     return done
 
 
+def stored_values(shard: Shard, computed: Computed, dtype: str) -> NDArray[np.float32]:
+    """Turns as a store would give them back: rounded to its type."""
+    return torch.from_numpy(_values(shard, computed)).to(DTYPES[dtype]).float().numpy()
+
+
+def _values(shard: Shard, computed: Computed) -> NDArray[np.float32]:
+    if computed.pool != "mean":
+        return computed.values_ND
+    n_tokens_N = np.asarray([turn.n_tokens for turn in shard.turns], np.float32)
+    with np.errstate(invalid="ignore"):  # an infinite sum is dropped later
+        return np.asarray(computed.values_ND / np.maximum(n_tokens_N, 1)[:, None], np.float32)
+
+
 def compute_shard(
     shard: Shard,
     subject: Subject,
@@ -129,10 +142,7 @@ def write_shard(
 
 def _write(shard: Shard, computed: Computed, subject: Subject, config: HarvestConfig, draft: Draft) -> None:
     n_tokens_N = np.asarray([turn.n_tokens for turn in shard.turns], np.int64)
-    mean_ND = computed.values_ND
-    if config.pool == "mean":
-        with np.errstate(invalid="ignore"):  # an infinite sum is dropped below
-            mean_ND = mean_ND / np.maximum(n_tokens_N, 1).astype(np.float32)[:, None]
+    mean_ND = _values(shard, computed)
     stored = torch.from_numpy(mean_ND).to(DTYPES[config.dtype])
     finite_N = torch.isfinite(stored).all(dim=1).numpy()
     kept = np.flatnonzero(finite_N)

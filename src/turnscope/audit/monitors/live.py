@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from turnscope.artifacts import ConfigError, IntegrityError
 from turnscope.audit.config import MonitorRunConfig
@@ -21,9 +19,8 @@ from turnscope.audit.monitors.file import Monitor
 from turnscope.features.encode import Dictionary
 from turnscope.harvest.config import ActivationsConfig, HarvestConfig
 from turnscope.harvest.harvest import open_subject
-from turnscope.harvest.prepare import Shard, prepare
-from turnscope.harvest.write import Computed, compute
-from turnscope.models.load import DTYPES
+from turnscope.harvest.prepare import prepare
+from turnscope.harvest.write import compute, stored_values
 from turnscope.models.site import Site
 from turnscope.transcripts.conversation import Conversation
 
@@ -68,8 +65,8 @@ class Live:
     def block(self, conversations: Sequence[Conversation]) -> Block:
         """The turns that were read of some conversations, with their codes."""
         shard = prepare(0, conversations, self._renderer, self._subject, self._config)
-        made = compute(shard, self._subject, self._config, [self._site], on_batch=_ignore, log=_say_nothing)
-        mean_ND = self._means(shard, made[self._site])
+        made = compute(shard, self._subject, self._config, [self._site])
+        mean_ND = stored_values(shard, made[self._site], self._config.dtype)
         finite_N = np.asarray(np.isfinite(mean_ND).all(axis=1), np.bool_)
         counts = Counter({name: n for name, n in shard.counts.items() if n and not name.startswith("render.")})
         if not finite_N.all():
@@ -87,14 +84,6 @@ class Live:
         ptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(codes.counts)])
         texts = {(each.id, turn.index): turn.text for each in conversations for turn in each.turns}
         return Block(table, ptr, codes.features_E, codes.values_E, self._dictionary.n_features, texts, counts)
-
-    def _means(self, shard: Shard, computed: Computed) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Turn means as a store would give them back: rounded to its type."""
-        mean_ND = computed.values_ND
-        if self._config.pool == "mean":
-            n_tokens_N = np.asarray([turn.n_tokens for turn in shard.turns], np.float32)
-            mean_ND = mean_ND / np.maximum(n_tokens_N, 1)[:, None]
-        return torch.from_numpy(mean_ND).to(DTYPES[self._config.dtype]).float().numpy()
 
 
 def _reading(monitor: Monitor, config: MonitorRunConfig, site: Site) -> HarvestConfig:
@@ -119,11 +108,3 @@ def _reading(monitor: Monitor, config: MonitorRunConfig, site: Site) -> HarvestC
         **settings, transcripts=Path("-"), out=Path("-"), model=config.model, sites=(str(site),), device=config.device,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
-
-
-def _ignore(tokens: int, places: int) -> None:
-    """Tokens are not counted."""
-
-
-def _say_nothing(message: str) -> None:
-    """Batches that are halved are not logged."""
