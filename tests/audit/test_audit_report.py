@@ -320,18 +320,31 @@ class _Contrast(Config):
     note: str = "planted"
 
 
-@pytest.mark.parametrize(("auroc", "trusted"), [(0.93, True), (0.89, False)])
+@pytest.mark.parametrize(
+    ("auroc", "confounds", "trusted"), [(0.93, [], True), (0.89, [], False), (0.99, ["n_tokens"], None)]
+)
 def test_a_trait_is_trusted_from_nine_tenths_on(
-    tmp_path: Path, usual: support.World, auroc: float, trusted: bool
+    tmp_path: Path, usual: support.World, auroc: float, confounds: list[str], trusted: bool | None
 ) -> None:
     draft: Any = begin(
         tmp_path / "contrasts" / "refusal", "contrast", _Contrast(), {"index": usual.index.artifact.fingerprint}
     )
-    row = {"feature": 3, "separates": True, "up_in": "a", "chosen_auroc": 0.95, "auroc": auroc}
+    row = {
+        "feature": 3,
+        "separates": True,
+        "up_in": "a",
+        "chosen_auroc": 0.95,
+        "auroc": auroc,
+        "confounded_by": confounds,
+    }
     write_json(draft.path / "contrast.json", {"features": [row]})
     draft.commit({})
     rows, inputs = traits(tmp_path, usual.index, [])
     (refusal,) = (row for row in rows if row["trait"] == "refusal")
+    if trusted is None:  # a feature that length explains says nothing of the trait
+        assert not refusal["trusted"]
+        assert "known:contrasts/refusal" not in inputs
+        return
     assert (refusal["trusted"], refusal["feature"]) == (trusted, 3)
     assert "known:contrasts/refusal" in inputs
     assert not any(row["trusted"] for row in rows if row["trait"] != "refusal")

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from turnscope.artifacts import ConfigError
+from turnscope.audit.monitors.drift import bin_edges, binned, psi
 from turnscope.audit.monitors.figures import (
     conformal_threshold,
     effective_number,
@@ -111,3 +112,12 @@ def test_judge_counts_what_a_hand_would():
 def test_figures_survive_a_file():
     for figure in (Estimate(0.5, 0.25, 0.75, 3, 4, 5), Withheld("because")):
         assert figure_from_plain(figure_to_plain(figure)) == figure
+
+
+def test_a_reference_of_one_value_tells_others_from_it() -> None:
+    points = np.full(201, 1.5)
+    edges = bin_edges(points)
+    usual = binned(points, edges) / len(points)
+    assert psi(binned(np.full(50, 1.5), edges) / 50, usual) == 0
+    for moved in (1.4, 1.6):
+        assert psi(binned(np.full(50, moved), edges) / 50, usual) > 1

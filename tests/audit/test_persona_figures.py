@@ -103,10 +103,20 @@ def test_no_discovery_without_a_trait() -> None:
     assert hits / 60 <= 0.1
 
 
-def test_recall_is_read_at_the_threshold_of_the_ranking_half() -> None:
-    sides = np.array([True] * 20 + [False] * 20)
-    part = Part(sparse.csr_array((40, 1)), sides, np.arange(40))
-    low = np.arange(20) / 20
-    ranking = np.concatenate([np.full(20, 2.0), low])
-    told = figures.at_false_positive_rate(ranking, part, np.concatenate([np.full(10, 2.0), np.zeros(10), low]), part)
-    assert told == {"recall": 0.5, "false_positive_rate": 0.0}
+def test_recall_is_read_where_one_in_twenty_of_the_judged_negatives_raises_an_alarm() -> None:
+    sides = np.array([True] * 20 + [False] * 39)
+    part = Part(sparse.csr_array((59, 1)), sides, np.arange(59))
+    scores = np.concatenate([np.full(15, 37.5), np.zeros(5), np.arange(39.0)])
+    assert figures.recall_at(scores, part) == {"recall": 0.75, "false_positive_rate": pytest.approx(1 / 39)}
+    few = Part(sparse.csr_array((30, 1)), np.array([True] * 20 + [False] * 10), np.arange(30))
+    found = figures.recall_at(np.zeros(30), few)
+    assert found["recall"] is None
+    assert "10 negatives" in found["recall_withheld"]
+
+
+def test_a_reader_that_knows_its_own_turns_by_heart_has_no_recall_elsewhere() -> None:
+    rng = np.random.default_rng(0)
+    sides = np.tile([True, False], 60)
+    judge = Part(sparse.csr_array((120, 1)), sides, np.arange(120))
+    rates = [figures.recall_at(rng.normal(size=120), judge)["recall"] for _ in range(40)]
+    assert np.mean(rates) < 0.1

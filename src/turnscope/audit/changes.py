@@ -121,7 +121,7 @@ class Tally:
             beyond = np.abs(change) - margin * typical
             total = np.abs(change) + margin * typical
             p = student_t.sf(beyond / error, max(1, convs - 1)) + student_t.sf(total / error, max(1, convs - 1))
-        p = np.where((error == 0) & (beyond > 0), 0.0, np.where(error == 0, 1.0, np.minimum(1.0, p)))
+        p = np.where((error == 0) & (beyond > 0), 2.0 ** (1 - convs), np.where(error == 0, 1.0, np.minimum(1.0, p)))
         withheld = self._withheld(min_conversations)
         told = withheld == ""
         q = np.full(self._f, np.nan)

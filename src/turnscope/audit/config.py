@@ -28,8 +28,8 @@ class PersonaConfig(Config):
     """How the subject writes."""
     rollouts: int = Field(default=1, ge=1)
     """Replies to each question under each system prompt."""
-    questions: int | None = Field(default=None, ge=4)
-    """Use so many of the trait's questions, drawn by the seed; all when not given."""
+    questions: int | None = Field(default=None, ge=8)
+    """Use so many of the trait's questions, drawn by the seed; all when not given. Each half needs 4."""
     held_pairs: float = Field(default=0.4, gt=0, lt=1)
     """Share of prompt pairs kept from ranking."""
     held_questions: float = Field(default=0.5, gt=0, lt=1)

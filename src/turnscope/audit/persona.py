@@ -298,7 +298,7 @@ def _report(
                 "held": told(judge, figures.column(judge, feature)) | {"p": p, "q": q},
                 "bare": told(bare, figures.column(bare, feature)),
                 "cosine": float(cosine_F[feature]), "cosine_place": int(place_F[feature]) + 1,
-                **_recall(ranking, judge, feature),
+                **figures.recall_at(figures.column(judge, feature), judge),
             }
         )  # fmt: skip
     readers = _readers(config, kept, (ranking, rank_ND), (judge, judge_ND), (bare, bare_ND), told)
@@ -308,12 +308,6 @@ def _report(
         "n": {"rank": _sizes(ranking), "judge": _sizes(judge), "bare": _sizes(bare)},
     }  # fmt: skip
     return report, _table(found, cosine_F, rows)
-
-
-def _recall(ranking: Part, judge: Part, feature: int) -> dict[str, float]:
-    return figures.at_false_positive_rate(
-        figures.column(ranking, feature), ranking, figures.column(judge, feature), judge
-    )
 
 
 def _readers(
@@ -337,9 +331,7 @@ def _readers(
             out[name] = {"held": {"withheld": error.what}}
             continue
         scores = [scorer.score(x) for x in others]
-        out[name] = {"held": told(judge[0], scores[0])} | figures.at_false_positive_rate(
-            scorer.score(fit_x), ranking[0], scores[0], judge[0]
-        )
+        out[name] = {"held": told(judge[0], scores[0])} | figures.recall_at(scores[0], judge[0])
         if len(scores) > 1:
             out[name]["bare"] = told(bare[0], scores[1])
     return out

@@ -17,6 +17,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 from scipy.stats import t as student_t
 
+from turnscope.audit.monitors.figures import conformal_threshold
 from turnscope.stats import Estimate, Withheld, auroc_all, auroc_ci, benjamini_hochberg, equivalence_90
 
 Floats = NDArray[np.float64]
@@ -148,15 +149,17 @@ def shuffled(ranking: Part, judge: Part, draws: int, seed: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def at_false_positive_rate(
-    rank_scores_N: Floats, ranking: Part, judge_scores_N: Floats, judge: Part, rate: float = 0.05
-) -> dict[str, float]:
-    """Recall on the held-out half at a threshold that this share of the ranking half's negatives reaches."""
-    threshold = float(np.quantile(rank_scores_N[~ranking.positive_N], 1 - rate, method="higher"))
-    alarm_N = judge_scores_N > threshold
+def recall_at(scores_N: Floats, part: Part, rate: float = 0.05) -> dict[str, Any]:
+    """Recall on a half at a threshold that this share of its own negatives exceeds, so that all readers compare at one
+    rate: a threshold from turns that a reader was fitted on would flatter the fitted ones.
+    """
+    threshold = conformal_threshold(scores_N[~part.positive_N], rate)
+    if isinstance(threshold, Withheld):
+        return {"recall": None, "false_positive_rate": None, "recall_withheld": threshold.reason}
+    alarm_N = scores_N > threshold
     return {
-        "recall": float(alarm_N[judge.positive_N].mean()),
-        "false_positive_rate": float(alarm_N[~judge.positive_N].mean()),
+        "recall": float(alarm_N[part.positive_N].mean()),
+        "false_positive_rate": float(alarm_N[~part.positive_N].mean()),
     }
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from turnscope.artifacts import Config, ConfigError, StorageError, fingerprint
 
-LEAST_PAIRS, LEAST_QUESTIONS = 2, 4
+LEAST_PAIRS, LEAST_QUESTIONS = 2, 8
 """Fewest that can be split into a part that ranks and a part that judges."""
 Scalar = bool | int | float | str
 

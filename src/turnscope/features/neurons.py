@@ -136,7 +136,7 @@ def _table(
     ends = np.cumsum(widths)
     block_F = np.searchsorted(ends, out["neuron"], side="right")
     within_F = out["neuron"] - np.concatenate([[0], ends])[block_F]
-    none = ~np.isfinite(out["r"])
+    none = ~np.isfinite(out["r"]) | (out["neuron"] < 0)  # it fires on too few turns, or is the same on all of them
     return pa.table(
         {
             "feature": pa.array(np.arange(n_features), pa.int32()),

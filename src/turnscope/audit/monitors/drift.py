@@ -144,10 +144,14 @@ def _compare(
 
 
 def bin_edges(points: Floats) -> Floats:
-    """Upper edges of the bins but the last, each about a tenth of the reference; many equal scores share one bin."""
+    """Upper edges of the bins but the last, each about a tenth of the reference; many equal scores share one bin.
+
+    Where all are equal, that value has a bin between those below and above it.
+    """
     inner = np.quantile(points, np.arange(1, _BINS) / _BINS, method="inverted_cdf")
     edges = np.unique(inner)
-    return edges[edges < points[-1]] if len(edges) and edges[-1] >= points[-1] else edges
+    edges = edges[edges < points[-1]]
+    return edges if len(edges) else np.array([np.nextafter(points[-1], -np.inf), points[-1]])
 
 
 def binned(values: Floats, edges: Floats) -> Floats:

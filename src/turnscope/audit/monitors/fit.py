@@ -126,7 +126,8 @@ def run(config: MonitorFitConfig) -> FitResult:
     write_monitor(monitor, config.out)
     said += _everyday(monitor)
     if config.locked:
-        said.append(f"look {len(monitor.locked)} at the locked turns: each further look makes their figures worth less")
+        looks = len(looks_at(index))
+        said.append(f"look {looks} at this index's locked turns: each further one makes their figures worth less")
     return FitResult(monitor, config.out, report, [mine, *others], shown, differences, verdicts, tuple(said))
 
 

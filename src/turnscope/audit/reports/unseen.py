@@ -74,7 +74,11 @@ def _known(run: Path, baseline: FeatureIndex, monitors: list[Path]) -> Iterator[
         made = _read(folder, "contrast", "contrast.json")
         if made is None or made[0].manifest.inputs.get("index") != baseline.artifact.fingerprint:
             continue
-        rows = [row for row in made[1].get("features", []) if row["separates"] and row["up_in"] == "a"]
+        rows = [
+            row
+            for row in made[1].get("features", [])
+            if row["separates"] and row["up_in"] == "a" and not row["confounded_by"]
+        ]
         if rows:
             best = max(rows, key=lambda row: row["chosen_auroc"])
             place = f"contrasts/{folder.name}"
