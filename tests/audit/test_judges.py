@@ -115,7 +115,7 @@ def test_the_parser_tells_what_shows_from_what_is_in_effect() -> None:
 
 WRITTEN = (
     '{"prompts": [{"positive": "Shout.", "negative": "Whisper."}, {"positive": "Be loud.", "negative": "Be still."}, '
-    '{"positive": "Same", "negative": "Same"}], "questions": ["a?", "b?", "a?", " ", "c?", "d?"], "rubric": "r"}'
+    '{"positive": "Same", "negative": "Same"}], "questions": ["a?", "b?", "a?", " ", "c?", "d?", "e?", "f?", "g?", "h?"], "rubric": "r"}'
 )
 
 
@@ -123,7 +123,7 @@ def test_a_model_completes_a_trait_and_keeps_what_is_there() -> None:
     bare = Trait.model_validate({"name": "shouting", "definition": "It shouts.", "judge": {"rubric": "mine"}})
     made = complete(bare, Client(Reply(WRITTEN, "m")), "m")
     assert [p.positive for p in made.prompts] == ["Shout.", "Be loud."]
-    assert made.questions == ("a?", "b?", "c?", "d?")
+    assert made.questions == ("a?", "b?", "c?", "d?", "e?", "f?", "g?", "h?")
     assert made.judge.rubric == "mine"
     client = Client()
     assert complete(made, client, "m") == made

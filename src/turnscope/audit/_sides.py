@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from turnscope.artifacts.errors import ConfigError, DataError
 from turnscope.audit.config import ContrastConfig
-from turnscope.audit.separation import MIN_CLUSTERS, clusters_of
+from turnscope.audit.separation import MIN_CLUSTERS, clusters_of, whole_clusters
 from turnscope.features.query.result import Querier, QueryResult
 from turnscope.features.store import FeatureIndex
 
@@ -189,12 +189,4 @@ def _drawn(
 
 def _at_most(index: FeatureIndex, rows: Ints, most: int, rng: np.random.Generator) -> Ints:
     """Whole conversations, drawn at random, of at most so many turns together; one at least."""
-    if len(rows) <= most:
-        return rows
-    numbers = np.unique(clusters_of(index, rows), return_inverse=True)[1]
-    sizes = np.bincount(numbers)
-    order = rng.permutation(len(sizes))
-    fit = max(1, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))
-    kept = np.zeros(len(sizes), np.bool_)
-    kept[order[:fit]] = True
-    return rows[kept[numbers]]
+    return rows if len(rows) <= most else rows[whole_clusters(clusters_of(index, rows), most, rng)]

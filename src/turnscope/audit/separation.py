@@ -105,6 +105,15 @@ def clusters_of(index: Postings, rows: Ints) -> Ints:
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def whole_clusters(clusters_N: Ints, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which turns stay when whole conversations are drawn, of at most so many turns together; one at least."""
+    number_N = np.unique(clusters_N, return_inverse=True)[1]
+    size_K = np.bincount(number_N)
+    order = rng.permutation(len(size_K))
+    fit = max(1, int(np.searchsorted(np.cumsum(size_K[order]), most, side="right")))
+    return np.isin(number_N, order[:fit])
+
+
 def separate(
     index: Postings, rows_a: ArrayLike, rows_b: ArrayLike, *, clusters_a: ArrayLike | None = None,
     clusters_b: ArrayLike | None = None,

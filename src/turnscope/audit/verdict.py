@@ -45,17 +45,17 @@ def _no_single(report: dict[str, Any], rows: Sequence[dict[str, Any]], found: Se
         best = max(single or first["confounded_by"], key=lambda name: alone.get(name, 0.0))
         if alone.get(best, 0.0) >= first["auroc"]:
             return (
-                f"No feature separates A from B better than {_named([best])}{_OUTDONE}{_short(alone[best])}): "
+                f"No feature separates A from B better than {_named([best])}{_OUTDONE}{short(alone[best])}): "
                 f"first {_said(first)}."
             )
         names = _named(first["confounded_by"])
         among = min(each["auroc"] for each in first["within"] if each["explains"])
         return (
-            f"No feature separates A from B by more than {names}: the first, {_said(first)}, reaches {_short(among)} "
+            f"No feature separates A from B by more than {names}: the first, {_said(first)}, reaches {short(among)} "
             f"among turns that are alike in this."
         )
     best = max(rows, key=lambda row: row["auroc"])
-    text = f"No feature separates A from B: best {_said(best)}, {_short(report['least'])} asked for."
+    text = f"No feature separates A from B: best {_said(best)}, {short(report['least'])} asked for."
     weak = sum(1 for row in rows if row["differs"])
     if weak:
         text += f" {weak} of the {len(rows)} tried fire more on one side, too little to tell one turn from another."
@@ -68,7 +68,7 @@ def _several(row: dict[str, Any] | None) -> str:
     """What the features tried reach together."""
     if row is None or row["auroc"] is None:
         return ""
-    figure = f"AUROC {_short(row['auroc'])}{_interval(row)}"
+    figure = f"AUROC {short(row['auroc'])}{_interval(row)}"
     if not row["separates"]:
         return f"Nor do the {row['features']} tried together: {figure}."
     if row["confounded_by"]:
@@ -83,7 +83,7 @@ def _confounding(confounds: Sequence[dict[str, Any]], best: dict[str, Any] | Non
         return []
     each = max(telling, key=lambda one: one["auroc"])
     more = "more than any feature" if each["auroc"] > best["auroc"] else "too"
-    return [f"A and B differ in other things: {_named([each['name']])} alone reaches {_short(each['auroc'])}, {more}."]
+    return [f"A and B differ in other things: {_named([each['name']])} alone reaches {short(each['auroc'])}, {more}."]
 
 
 def _named(names: Sequence[str]) -> str:
@@ -93,15 +93,15 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _said(row: dict[str, Any]) -> str:
-    figure = f"AUROC held out {_short(row['auroc'])}{_interval(row)}"
+    figure = f"AUROC held out {short(row['auroc'])}{_interval(row)}"
     return f"F{row['feature']} (up in {row['up_in'].upper()}), {figure}"
 
 
 def _interval(row: dict[str, Any]) -> str:
-    return f" [{_short(row['ci'][0])}, {_short(row['ci'][1])}]" if row.get("ci") else ""
+    return f" [{short(row['ci'][0])}, {short(row['ci'][1])}]" if row.get("ci") else ""
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Two digits, .87 rather than 0.87; 1 only when it is one."""
     text = f"{min(value, 0.99) if value < 1 else value:.2f}"
     return text.removeprefix("0") if value < 1 else "1"

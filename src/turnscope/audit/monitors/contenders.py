@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from turnscope.artifacts import DataError
 from turnscope.audit.baselines import BASELINES, Scorer, SparseScorer, fit_sparse_probe, grouped_folds
-from turnscope.audit.monitors.figures import Point, conformal_threshold, judge
+from turnscope.audit.monitors.figures import Point, conformal_threshold, judge, ranked
 from turnscope.audit.monitors.labelled import Labelled
 from turnscope.audit.monitors.scoring import Rule
 from turnscope.audit.readings import Readings
@@ -183,8 +183,8 @@ def best_other(mine: Contender, others: list[Contender], turns: Labelled, seed: 
     known = [(each, theirs) for each, theirs in known if not isinstance(theirs, Withheld)]
     if isinstance(scores, Withheld) or not known or turns.labels.all() or not turns.labels.any():
         return None
-    best, theirs = max(known, key=lambda pair: auroc(_finite(pair[1]), turns.labels))
-    return Difference(best.name, _paired(_finite(scores), _finite(theirs), turns, seed))
+    best, theirs = max(known, key=lambda pair: auroc(ranked(pair[1]), turns.labels))
+    return Difference(best.name, _paired(ranked(scores), ranked(theirs), turns, seed))
 
 
 def _paired(mine: Floats, theirs: Floats, turns: Labelled, seed: int) -> Estimate:
@@ -201,7 +201,3 @@ def _paired(mine: Floats, theirs: Floats, turns: Labelled, seed: int) -> Estimat
     value = auroc(mine, turns.labels) - auroc(theirs, turns.labels)
     positives = int(turns.labels.sum())
     return Estimate(value, float(low), float(high), positives, len(turns) - positives, len(names))
-
-
-def _finite(scores: Any) -> Floats:
-    return np.unique(np.asarray(scores), return_inverse=True)[1].astype(np.float64)

@@ -20,7 +20,7 @@ from scipy.stats import chi2, norm
 
 from turnscope.artifacts import ConfigError, DataError, write_json
 from turnscope.audit.config import MonitorDriftConfig
-from turnscope.audit.monitors.figures import effective_number, wilson
+from turnscope.audit.monitors.figures import effective_number, short, wilson
 from turnscope.audit.monitors.file import Monitor, read_monitor
 from turnscope.audit.monitors.reference import capped, everyday_rows
 from turnscope.audit.readings import Readings
@@ -137,9 +137,9 @@ def _compare(
     shares = _shares(monitor, hits, cluster_R, n_conversations)
     gap_low, gap_high = (float(x) for x in np.quantile(gaps, (0.025, 0.975)))
     return DriftResult(
-        monitor.name, len(scores_R), n_conversations, reference.n_turns, _short(corrected), _short(min(low, corrected)),
-        _short(max(high, corrected)), _short(chance), _short(gap), _short(min(gap_low, gap)),
-        _short(max(gap_high, gap)), word, shares, _in_words(monitor, word, corrected, shares, n_conversations),
+        monitor.name, len(scores_R), n_conversations, reference.n_turns, short(corrected), short(min(low, corrected)),
+        short(max(high, corrected)), short(chance), short(gap), short(min(gap_low, gap)),
+        short(max(gap_high, gap)), word, shares, _in_words(monitor, word, corrected, shares, n_conversations),
     )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def _shares(
                 for name, n in usual.items()]  # fmt: skip
     adjusted = benjamini_hochberg([row[-1] for row in measured])
     return tuple(
-        Share(name, _short(now), _short(low), _short(high), _short(usual), _short(p), _short(float(q)),
+        Share(name, short(now), short(low), short(high), short(usual), short(p), short(float(q)),
               _share_word(now, usual, float(q), n_conversations))
         for (name, now, low, high, usual, p), q in zip(measured, adjusted, strict=True)
     )  # fmt: skip
@@ -264,10 +264,6 @@ def _in_words(monitor: Monitor, word: Word, value: float, shares: tuple[Share, .
     if word == "drifted" or any(each.name == "alerts" for each in moved):
         what += f" Fit {monitor.name} again on turns like these before trusting its rates."
     return what
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
 
 
 def as_plain(result: DriftResult) -> dict[str, Any]:

@@ -161,15 +161,15 @@ def judge(
     own = conformal_threshold(scores[~labels], fpr)
     recall_here = own if isinstance(own, Withheld) else rate(scores[labels] > own, clusters[labels], "positive turns")
     return Point(
-        recall, precision, false, auroc_ci(_ranked(scores), labels, clusters, n_boot=n_boot, seed=seed),
+        recall, precision, false, auroc_ci(ranked(scores), labels, clusters, n_boot=n_boot, seed=seed),
         {each: precision_at(recall, false, each) for each in prevalences}, recall_here,
         int(labels.sum()), int((~labels).sum()), len(np.unique(clusters)),
     )  # fmt: skip
 
 
-def _ranked(scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
+def ranked(scores_N: ArrayLike) -> NDArray[np.float64]:
     """Scores as the numbers of their order: a rule's may be infinite."""
-    return np.unique(scores_N, return_inverse=True)[1].astype(np.float64)
+    return np.unique(np.asarray(scores_N), return_inverse=True)[1].astype(np.float64)
 
 
 def figure_to_plain(figure: Figure) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def figure_to_plain(figure: Figure) -> dict[str, Any]:
     if isinstance(figure, Withheld):
         return {"withheld": figure.reason}
     return {
-        "value": _short(figure.value), "low": _short(figure.low), "high": _short(figure.high),
+        "value": short(figure.value), "low": short(figure.low), "high": short(figure.high),
         "n_positive": figure.n_positive, "n_negative": figure.n_negative, "n_conversations": figure.n_clusters,
     }  # fmt: skip
 
@@ -202,5 +202,6 @@ def point_to_plain(point: Point) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
+    """Six digits, for files."""
     return float(f"{value:.6g}")

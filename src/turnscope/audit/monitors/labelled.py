@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from turnscope.artifacts import ConfigError, DataError
 from turnscope.audit.readings import Readings
+from turnscope.audit.separation import whole_clusters
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -45,10 +46,7 @@ class Labelled:
         """About `n` of them, whole groups drawn at random."""
         if len(self) <= n:
             return self
-        names, number_M, size_G = np.unique(self.clusters, return_inverse=True, return_counts=True)
-        order = np.random.default_rng(seed).permutation(len(names))
-        kept = order[: max(1, int(np.searchsorted(np.cumsum(size_G[order]), n, side="right")))]
-        return self.where(np.isin(number_M, kept))
+        return self.where(whole_clusters(self.clusters, n, np.random.default_rng(seed)))
 
     @property
     def roles(self) -> tuple[str, ...]:

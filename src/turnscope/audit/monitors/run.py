@@ -37,6 +37,7 @@ from turnscope.artifacts import (
 from turnscope.audit.config import MonitorRunConfig
 from turnscope.audit.monitors.block import Block, blocks_of
 from turnscope.audit.monitors.conversations import STDIN, conversations, files_of
+from turnscope.audit.monitors.figures import short
 from turnscope.audit.monitors.file import FeatureTable, Monitor, ProbeTable, read_monitor
 from turnscope.audit.monitors.fit import is_trusted
 from turnscope.audit.monitors.reference import everyday_rows, percentile_of
@@ -353,11 +354,11 @@ def score_block(
         score = min(float(scores_N[row]), _MOST_SCORE)
         alert: Alert = {
             "monitor": monitor.name, "conversation_id": place["conversation_id"], "turn": place["turn"],
-            "role": place["role"], "n_tokens": place["n_tokens"], "row": row, "score": _short(score),
-            "threshold": _short(monitor.threshold), "features": _fired(monitor, block, row, known),
+            "role": place["role"], "n_tokens": place["n_tokens"], "row": row, "score": short(score),
+            "threshold": short(monitor.threshold), "features": _fired(monitor, block, row, known),
         }  # fmt: skip
         if monitor.reference is not None:
-            alert["score_percentile"] = _short(percentile_of(score, monitor.reference.scores))
+            alert["score_percentile"] = short(percentile_of(score, monitor.reference.scores))
         for name, turn in (("text", place["turn"]), ("before", place["turn"] - 1)):
             said = texts.get((place["conversation_id"], turn))
             if said is not None:
@@ -379,11 +380,11 @@ def _fired(monitor: Monitor, block: Block, row: int, known: Mapping[int, Feature
         share = percentile_of(values[feature], usual.quantiles) if usual and usual.quantiles else None
         each: dict[str, Any] = {
             "feature": feature,
-            "value": _short(values[feature]),
-            "percentile": share and _short(share),
+            "value": short(values[feature]),
+            "percentile": share and short(share),
         }
         if feature in weights:
-            each["contribution"] = _short(weights[feature] * values[feature])
+            each["contribution"] = short(weights[feature] * values[feature])
         if usual and usual.explanation:
             each["explanation"] = usual.explanation
         found.append(each)
@@ -392,7 +393,3 @@ def _fired(monitor: Monitor, block: Block, row: int, known: Mapping[int, Feature
 
 def _weights(probe: ProbeTable | None) -> dict[int, float]:
     return {} if probe is None else dict(zip(probe.features, probe.weights, strict=True))
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")

@@ -6,6 +6,8 @@ from typing import Any
 
 from scipy.stats import poisson
 
+from turnscope.audit.verdict import short
+
 
 def verdict(report: dict[str, Any]) -> list[str]:
     """A sentence each on features, conversations, monitors, reconstruction and blind spots."""
@@ -26,7 +28,7 @@ def _features(unusual: dict[str, Any]) -> str:
     first = unusual["features"][0]
     where = "more" if first["more_in"] == "file" else "less"
     text = f"{n:,} of {tested} differ from the baseline; "
-    text += f"the strongest, F{first['feature']}{_named(first)}, fires {where} here (AUROC {_short(first['auroc'])})."
+    text += f"the strongest, F{first['feature']}{_named(first)}, fires {where} here (AUROC {short(first['auroc'])})."
     if all(row["auroc"] < 0.6 for row in unusual["features"]):
         text += " All differences are slight: none tells a turn of this file from a usual one."
     explained = [row for row in unusual["features"] if row.get("explained_by_alike")]
@@ -101,10 +103,6 @@ def _blind(traits: list[dict[str, Any]]) -> str:
 def _named(row: dict[str, Any]) -> str:
     said = row.get("explanation") or ""
     return f" ({said[:80]})" if said else ""
-
-
-def _short(value: float) -> str:
-    return f"{min(value, 0.99):.2f}".removeprefix("0") if value < 1 else "1"
 
 
 def _share(value: float) -> str:
