@@ -115,7 +115,8 @@ def test_the_parser_tells_what_shows_from_what_is_in_effect() -> None:
 
 WRITTEN = (
     '{"prompts": [{"positive": "Shout.", "negative": "Whisper."}, {"positive": "Be loud.", "negative": "Be still."}, '
-    '{"positive": "Same", "negative": "Same"}], "questions": ["a?", "b?", "a?", " ", "c?", "d?", "e?", "f?", "g?", "h?"], "rubric": "r"}'
+    '{"positive": "Same", "negative": "Same"}], "questions": ["a?", "b?", "a?", " ", "c?", "d?", '
+    '"e?", "f?", "g?", "h?"], "rubric": "r"}'
 )
 
 
