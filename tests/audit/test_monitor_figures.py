@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
 from turnscope.artifacts import ConfigError
+from turnscope.audit.monitors.contenders import Contender, best_other
 from turnscope.audit.monitors.drift import bin_edges, binned, psi
 from turnscope.audit.monitors.figures import (
     conformal_threshold,
@@ -121,3 +124,26 @@ def test_a_reference_of_one_value_tells_others_from_it() -> None:
     assert psi(binned(np.full(50, 1.5), edges) / 50, usual) == 0
     for moved in (1.4, 1.6):
         assert psi(binned(np.full(50, moved), edges) / 50, usual) > 1
+
+
+class Turns:
+    """What a comparison reads of labelled turns."""
+
+    labels = np.arange(40) % 2 == 0
+    clusters = np.arange(40) // 2
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def test_the_best_contender_is_chosen_on_the_turns_of_the_fit() -> None:
+    perfect, blind = Turns.labels.astype(float), np.zeros(40)
+    mine = Contender("this monitor", lambda _: blind, 0.0)
+    honest = Contender("honest", lambda _: blind, 0.0, held_auroc=0.8)
+    lucky = Contender("lucky", lambda _: perfect, 0.0, held_auroc=0.7)
+    never_fitted = Contender("never fitted", lambda _: perfect, 0.0)
+    turns: Any = Turns()
+    found = best_other(mine, [honest, lucky, never_fitted], turns, 0)
+    assert found is not None
+    assert found.name == "honest"
+    assert best_other(mine, [never_fitted], turns, 0) is None

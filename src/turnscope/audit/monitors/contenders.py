@@ -37,6 +37,7 @@ class Contender:
         score: of labelled turns of any index, (M,); or why it cannot.
         threshold: at the chosen false-positive rate, or why there is none.
         chosen: what its fit chose.
+        held_auroc: AUROC within the fitting turns, on folds that the fit did not see; None of a rule, which has no fit.
         points: what it does, by the name of the set of turns.
     """
 
@@ -44,6 +45,7 @@ class Contender:
     score: Callable[[Labelled], Floats | Withheld]
     threshold: float | Withheld
     chosen: str = ""
+    held_auroc: float | None = None
     points: dict[str, Point | Withheld] = field(default_factory=dict[str, "Point | Withheld"])
 
     def judge(self, name: str, turns: Labelled, fpr: float, *, seed: int, n_boot: int) -> None:
@@ -107,11 +109,11 @@ def _fitted(name: str, reads: str, fit: Fit, fitting: Labelled, fpr: float, seed
         return Contender(name, lambda turns: x, x)
     try:
         scorer = fit(x, fitting.labels, fitting.clusters, seed=seed)
-        threshold = _set_threshold(fit, scorer, x, fitting, fpr, seed)
+        threshold, held_auroc = _set_threshold(fit, scorer, x, fitting, fpr, seed)
     except DataError as error:
         withheld = Withheld(error.what)
         return Contender(name, lambda turns: withheld, withheld)
-    return Contender(name, _Score(scorer, reads), threshold, getattr(scorer, "chosen", ""))
+    return Contender(name, _Score(scorer, reads), threshold, getattr(scorer, "chosen", ""), held_auroc)
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ def read(turns: Labelled, what: str) -> Any:
 
 def _set_threshold(
     fit: Fit, scorer: Scorer, x: Any, turns: Labelled, fpr: float, seed: int
-) -> float | Withheld:  # fmt: skip
-    """The conformal threshold of scores out of fold, put on the scale of the whole fit.
+) -> tuple[float | Withheld, float | None]:  # fmt: skip
+    """The conformal threshold of scores out of fold, put on the scale of the whole fit, and their AUROC, fold by fold.
 
     A fold's scores are counted from the mean, and in deviations, of the negatives that it was fitted on, since fits
     need not agree on a scale. The threshold is no lower than the one of the whole fit's own scores: where most
@@ -145,19 +147,23 @@ def _set_threshold(
     negative_M = ~turns.labels
     own = conformal_threshold(scorer.score(x)[negative_M], fpr)
     if isinstance(own, Withheld):
-        return own
-    out_of_fold = list[Floats]()
+        return own, None
+    out_of_fold, aurocs = list[Floats](), list[float]()
     for inside, outside in grouped_folds(turns.labels, turns.clusters, seed + 1):
         part = fit(_rows(x, inside), turns.labels[inside], turns.clusters[inside], seed=seed)
         middle, spread = _scale(part.score(_rows(x, inside[negative_M[inside]])))
-        out_of_fold.append((part.score(_rows(x, outside[negative_M[outside]])) - middle) / spread)
+        scores = part.score(_rows(x, outside))
+        out_of_fold.append((scores[negative_M[outside]] - middle) / spread)
+        if turns.labels[outside].any() and negative_M[outside].any():
+            aurocs.append(auroc(ranked(scores), turns.labels[outside]))
+    held_auroc = float(np.mean(aurocs)) if aurocs else None
     if not out_of_fold:
-        return Withheld("too few conversations to keep some from the fit, and a threshold needs scores of such")
+        return Withheld("too few conversations to keep some from the fit, and a threshold needs scores of such"), None
     held = conformal_threshold(np.concatenate(out_of_fold), fpr)
     if isinstance(held, Withheld):
-        return held
+        return held, held_auroc
     middle, spread = _scale(scorer.score(x)[negative_M])
-    return max(own, middle + spread * held)
+    return max(own, middle + spread * held), held_auroc
 
 
 def _scale(scores: Floats) -> tuple[float, float]:
@@ -177,13 +183,17 @@ class Difference:
 
 
 def best_other(mine: Contender, others: list[Contender], turns: Labelled, seed: int) -> Difference | None:
-    """The contender of the highest AUROC on some turns, and how far the monitor is from it, by paired bootstrap."""
+    """How far the monitor is from the best contender on some turns, by paired bootstrap.
+
+    The best is the one of the highest AUROC within the fitting turns: chosen on the turns that judge it, the best of
+    four would flatter itself. None where none could be fitted.
+    """
     scores = mine.score(turns)
-    known = [(each, each.score(turns)) for each in others]
+    known = [(each, each.score(turns)) for each in others if each.held_auroc is not None]
     known = [(each, theirs) for each, theirs in known if not isinstance(theirs, Withheld)]
     if isinstance(scores, Withheld) or not known or turns.labels.all() or not turns.labels.any():
         return None
-    best, theirs = max(known, key=lambda pair: auroc(ranked(pair[1]), turns.labels))
+    best, theirs = max(known, key=lambda pair: pair[0].held_auroc or 0.0)
     return Difference(best.name, _paired(ranked(scores), ranked(theirs), turns, seed))
 
 
