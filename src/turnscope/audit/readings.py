@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
 
 from turnscope.artifacts import IntegrityError, StorageError
+from turnscope.features.query.result import words_of
 from turnscope.features.store import FeatureIndex
 from turnscope.harvest.store import ActivationStore, open_activations
 from turnscope.stats import Withheld
@@ -98,27 +98,18 @@ class Readings:
 def read_turns(index: FeatureIndex, rows: Sequence[int] | Ints, *, before: int = 0) -> dict[int, str]:
     """The words of some turns by row; with `before` also, as -row - 1, those of the turn so far before, where it is.
 
-    One pass over the conversations from the first to the last that is wanted. Needs the index's transcripts.
+    Empty where the transcripts have no such turn. Needs the index's transcripts.
     """
     store = index.transcripts
     assert store is not None
     table = index.turns.select(["conversation_id", "turn"]).take(pa.array(np.asarray(rows, np.int64)))
-    wanted: dict[str, dict[int, int]] = {}
-    for row, name, turn in zip(rows, table["conversation_id"].to_pylist(), table["turn"].to_pylist(), strict=True):
-        wanted.setdefault(name, {})[int(turn)] = int(row)
-    ids = store.columns(["id"])["id"]
-    found = pc.call_function("index_in", [pa.array(list(wanted), pa.string())], pc.SetLookupOptions(ids))
-    places = sorted(place for place in found.to_pylist() if place is not None)
-    said = {int(row): "" for row in rows}
-    if not places:
-        return said
-    for conversation in store.slice(places[0], places[-1] + 1):
-        turns = wanted.get(conversation.id)
-        if turns is None:
-            continue
-        texts = {turn.index: turn.text for turn in conversation.turns}
-        for turn, row in turns.items():
-            said[row] = texts.get(turn, "")
-            if before and turn - before in texts:
-                said[-row - 1] = texts[turn - before]
+    wanted = list(zip(map(int, rows), table["conversation_id"].to_pylist(), table["turn"].to_pylist(), strict=True))
+    reach: dict[str, set[int]] = {}
+    for _, name, turn in wanted:
+        reach.setdefault(name, set()).update((turn, turn - before))
+    found, said = words_of(store, reach), dict[int, str]()
+    for row, name, turn in wanted:
+        said[row] = found[name, turn][1] if (name, turn) in found else ""
+        if before and (name, turn - before) in found:
+            said[-row - 1] = found[name, turn - before][1]
     return said

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from turnscope.artifacts import Config, ConfigError, StorageError, fingerprint
 
-LEAST_PAIRS, LEAST_QUESTIONS = 2, 8
+LEAST_PAIRS, LEAST_QUESTIONS = 2, 8  # one half ranks and the other judges: 4 questions each (persona_figures)
 """Fewest that can be split into a part that ranks and a part that judges."""
 Scalar = bool | int | float | str
 

@@ -18,7 +18,7 @@ from turnscope.harvest.harvest import open_subject, record
 from turnscope.harvest.pool import Row
 from turnscope.harvest.prepare import Shard, TurnRow, prepare
 from turnscope.harvest.store import ActivationStore
-from turnscope.harvest.write import compute, stored_values
+from turnscope.harvest.write import Computed, compute, stored_values
 from turnscope.models.site import Site
 from turnscope.transcripts.conversation import Conversation
 from turnscope.transcripts.store import TranscriptStore
@@ -100,13 +100,7 @@ class Rereader:
         """Means (P, D) of turns as a store would give them back, and their codes."""
         made = compute(reading.shard, self.subject, self.config, [self.site])
         mean_PD = stored_values(reading.shard, made[self.site], self.config.dtype)
-        if dictionary.unit == "turn":
-            return mean_PD, dictionary.encode(mean_PD, None, np.zeros(len(mean_PD), np.int64), None)
-        tokens_TD = made[self.site].tokens_TD.float().numpy()
-        lengths_P = np.asarray([len(turn.token_ids) for turn in reading.shard.turns], np.int64)
-        keep_T = np.linalg.norm(tokens_TD, axis=1) <= most_norm
-        keep_T &= np.concatenate([turn.token_positions for turn in reading.shard.turns]) > 0
-        return mean_PD, dictionary.encode(mean_PD, tokens_TD, lengths_P, keep_T, pool)
+        return mean_PD, encode_shard(dictionary, reading.shard, made[self.site], mean_PD, most_norm, pool)
 
     def require_same(self, mean_PD: Floats, activation_rows_P: Ints) -> None:
         """IntegrityError when most turns come out otherwise than they were stored: two things would be compared."""
@@ -118,6 +112,19 @@ class Rereader:
                 where=self.store.artifact.path,
                 fix="use the library versions and the device of the harvest, or harvest again",
             )
+
+
+def encode_shard(
+    dictionary: Dictionary, shard: Shard, made: Computed, mean_ND: Floats, most_norm: float, pool: Pool
+) -> Block:
+    """Codes of turns that were just read: of their means, or of their stored tokens but the sinks."""
+    if dictionary.unit == "turn":
+        return dictionary.encode(mean_ND, None, np.zeros(len(mean_ND), np.int64), None)
+    tokens_TD = made.tokens_TD.float().numpy()
+    lengths_N = np.asarray([len(turn.token_ids) for turn in shard.turns], np.int64)
+    keep_T = np.linalg.norm(tokens_TD, axis=1) <= most_norm
+    keep_T &= np.concatenate([turn.token_positions for turn in shard.turns]) > 0
+    return dictionary.encode(mean_ND, tokens_TD, lengths_N, keep_T, pool)
 
 
 def alone_in(shard: Shard, numbers: dict[int, int], *, is_encoder: bool) -> Iterator[tuple[int, Row]]:

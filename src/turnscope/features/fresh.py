@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnscope.artifacts import Artifact, ConfigError, DataError, IntegrityError, TurnscopeError
+from turnscope.features.again import encode_shard
 from turnscope.features.encode import Csr, Dictionary, Pool
 from turnscope.features.find import Codes
 from turnscope.features.postings import sink_norm
@@ -86,14 +87,8 @@ class FreshReader:
         mean_ND = stored_values(shard, made, self.config.dtype)
         if not np.isfinite(mean_ND).all():
             raise DataError("the model gives values that are not finite", fix="use float32 (model_dtype)")
-        tokens_TD, lengths_N, keep_T = None, np.zeros(len(shard.turns), np.int64), None
-        if self.dictionary.unit == "token":
-            tokens_TD = made.tokens_TD.float().numpy()
-            lengths_N = np.asarray([len(turn.token_ids) for turn in shard.turns], np.int64)
-            keep_T = np.linalg.norm(tokens_TD, axis=1) <= self._most_norm
-            keep_T &= np.concatenate([turn.token_positions for turn in shard.turns]) > 0
         pool = cast("Pool", self.index.facts.get("pool", "max"))
-        block = self.dictionary.encode(mean_ND, tokens_TD, lengths_N, keep_T, pool)
+        block = encode_shard(self.dictionary, shard, made, mean_ND, self._most_norm, pool)
         where = np.asarray([numbers[turn.conversation_id] for turn in shard.turns], np.int64)
         return Fresh(_codes(block.turns), shard.turns, where)
 
