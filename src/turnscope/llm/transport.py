@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,7 +58,7 @@ def open_transport(config: LLMConfig) -> Transport:
     return _OpenAI(config) if config.spoken == "openai" else _Anthropic(config)
 
 
-class _SDK:
+class _SDK(ABC):
     """What both SDKs share: they are made by the same generator."""
 
     def __init__(self, config: LLMConfig) -> None:
@@ -76,17 +77,17 @@ class _SDK:
 
     home = ""
 
+    @abstractmethod
     def body(self, request: Request, model: str) -> dict[str, Any]:
         """What is sent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def post(self, body: dict[str, Any]) -> Any:
         """The raw response."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, value: Mapping[str, Any]) -> Answer:
         """The answer in a response."""
-        raise NotImplementedError
 
     def close(self) -> None:
         self.client.close()
